@@ -16,6 +16,12 @@ pub(super) trait Arguments<'a>: Sized {
         false
     }
 
+    /// Whether its arguments, or the answer to it, name messages by their numbers: refused where
+    /// the client uses UIDs only (RFC 9586 3).
+    fn uses_numbers(&self) -> bool {
+        false
+    }
+
     /// A [`Streams`], for commands that carry messages; literals of other commands are part of the
     /// command.
     fn streams(_first: bool, _before: &[u8]) -> bool {

@@ -12,6 +12,17 @@ use super::{
 };
 use crate::model::{FlagSet, ModSeq, Timestamp, Uid};
 
+/// How responses name a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Naming {
+    /// `* number FETCH (`
+    Number,
+    /// `* number FETCH (UID uid`
+    Both,
+    /// `* uid UIDFETCH (` (RFC 9586 3.3)
+    Uid,
+}
+
 /// One FETCH response being written. Invariant: between [`FetchResponse::begin`] and
 /// [`FetchResponse::end`] only the octets of announced literals are appended to the output from
 /// elsewhere.
@@ -27,6 +38,23 @@ impl FetchResponse {
         push_pair(out, "* ", number.into());
         out.extend_from_slice(b" FETCH (");
         FetchResponse { first: true }
+    }
+
+    /// The same for a message that is named in one of several ways; what follows in the response
+    /// is about it.
+    pub fn about(out: &mut Vec<u8>, naming: Naming, number: u32, uid: Uid) -> FetchResponse {
+        let mut response = match naming {
+            Naming::Number | Naming::Both => FetchResponse::begin(out, number),
+            Naming::Uid => {
+                push_pair(out, "* ", uid.0.into());
+                out.extend_from_slice(b" UIDFETCH (");
+                FetchResponse { first: true }
+            }
+        };
+        if naming == Naming::Both {
+            response.uid(out, uid);
+        }
+        response
     }
 
     pub fn end(self, out: &mut Vec<u8>) {

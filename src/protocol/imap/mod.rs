@@ -34,7 +34,7 @@ mod write;
 pub use capability::Capabilities;
 pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;
-pub use fetch_response::FetchResponse;
+pub use fetch_response::{FetchResponse, Naming};
 pub use flag_list::FlagList;
 pub use frame::{Frame, Framer, Limits};
 pub use literal::Literal;

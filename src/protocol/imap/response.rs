@@ -33,7 +33,7 @@ impl Status {
     }
 }
 
-/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3. A code owns
+/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3, RFC 9586 3.2. A code owns
 /// its lists, so that a handler can return it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Code {
@@ -72,6 +72,7 @@ pub enum Code {
     PrivacyRequired,
     ServerBug,
     TooBig,
+    UidRequired,
     Unavailable,
     UseAttr,
 }
@@ -118,6 +119,7 @@ impl Code {
             Code::PrivacyRequired => "PRIVACYREQUIRED",
             Code::ServerBug => "SERVERBUG",
             Code::TooBig => "TOOBIG",
+            Code::UidRequired => "UIDREQUIRED",
             Code::Unavailable => "UNAVAILABLE",
             Code::UseAttr => "USEATTR",
         };

@@ -56,6 +56,7 @@ capabilities! {
     ListExtended     "LIST-EXTENDED"      Always; // RFC 5258
     ListStatus       "LIST-STATUS"        Always; // RFC 5819
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
+    UidOnly          "UIDONLY"            Always can_be_enabled; // RFC 9586
     Within           "WITHIN"             Always; // RFC 5032
     SaveDate         "SAVEDATE"           Always; // RFC 8514
     SearchRes        "SEARCHRES"          Always; // RFC 5182
@@ -222,6 +223,13 @@ macro_rules! commands {
                     $($(CommandBody::$kind(value) => value.uid(),)*)*
                 }
             }
+
+            /// Whether it is, or the answer to it would be, about message numbers.
+            pub fn uses_numbers(&self) -> bool {
+                match self {
+                    $($(CommandBody::$kind(value) => value.uses_numbers(),)*)*
+                }
+            }
         }
     };
 }
@@ -328,6 +336,30 @@ mod tests {
         assert_eq!(CommandKind::Login.row().refusal(Selected), "already logged in");
         assert_eq!(CommandKind::Fetch.row().refusal(NotAuthenticated), "log in first");
         assert_eq!(CommandKind::Fetch.row().refusal(Authenticated), "select a mailbox first");
+    }
+
+    /// RFC 9586 3.2, 3.6.
+    #[test]
+    fn message_numbers() {
+        const CASES: &[(&str, bool)] = &[
+            ("FETCH 1 FLAGS", true),
+            ("UID FETCH 1 FLAGS", false),
+            ("STORE 1 FLAGS ()", true),
+            ("COPY 1 x", true),
+            ("UID MOVE 1 x", false),
+            ("MOVE 1 x", true),
+            ("EXPUNGE", false),
+            ("SEARCH ALL", true),
+            ("UID SEARCH UID 1", false),
+            ("UID SEARCH OR SEEN NOT (UID 1 2)", true),
+            ("SELECT x (QRESYNC (1 1 1:9))", false),
+            ("EXAMINE x (QRESYNC (1 1 1:9 (1 2)))", true),
+        ];
+        for &(line, expected) in CASES {
+            let frame = format!("a {line}\r\n");
+            let command = super::super::parse(frame.as_bytes()).expect(line);
+            assert_eq!(command.body.uses_numbers(), expected, "{line}");
+        }
     }
 
     #[test]

@@ -170,6 +170,8 @@ impl Conversation {
             Err(Failure::bad("unknown command"))
         } else if !row.allowed(state) {
             Err(Failure::bad(row.refusal(state)))
+        } else if self.session.uid_only() && command.body.uses_numbers() {
+            Err(Failure::UidRequired)
         } else {
             self.execute(&command).await
         };
@@ -179,7 +181,7 @@ impl Conversation {
             _ => self.session.channel.shard.executor.moment().since(started),
         };
         self.session.channel.shard.metrics.command(Protocol::Imap, row.name, elapsed);
-        let bad = matches!(reply, Err(Failure::Bad(_)));
+        let bad = matches!(reply, Err(Failure::Bad(_) | Failure::UidRequired));
         if reply.is_ok() {
             self.bad_commands = 0;
         }
@@ -215,6 +217,10 @@ impl Conversation {
             Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}
             Err(Failure::No { code, text }) => writer.tagged(tag, Status::No, code, &text),
             Err(Failure::Bad(text)) => writer.tagged(tag, Status::Bad, None, &text),
+            Err(Failure::UidRequired) => {
+                let text = "Messages have no numbers; use UIDs";
+                writer.tagged(tag, Status::Bad, Some(Code::UidRequired), text);
+            }
             Err(Failure::Leave(leave)) => return Err(self.leave(leave)),
         }
         Ok(())

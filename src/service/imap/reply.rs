@@ -38,8 +38,13 @@ impl Done {
 /// A command that was not executed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    No { code: Option<Code>, text: Cow<'static, str> },
+    No {
+        code: Option<Code>,
+        text: Cow<'static, str>,
+    },
     Bad(Cow<'static, str>),
+    /// A command with message numbers from a client that uses UIDs only (RFC 9586 3.2).
+    UidRequired,
     Leave(Leave),
 }
 

@@ -156,6 +156,7 @@ impl Session {
     pub(super) async fn tell_changed(&mut self, changes: &Changes) -> Result<(), ConnectionError> {
         let Some(selected) = &self.selected else { return Ok(()) };
         let snapshot = selected.numbering().clone();
+        let naming = self.naming(true);
         if changes.since >= snapshot.status().highest_mod_seq {
             return Ok(());
         }
@@ -175,8 +176,8 @@ impl Session {
                     let Some(selected) = &self.selected else { return Ok(()) };
                     let recent = selected.is_recent(message.uid);
                     let out = self.channel.connection.output();
-                    let mut response = FetchResponse::begin(out, index as u32);
-                    response.uid(out, message.uid);
+                    let number = index as u32;
+                    let mut response = FetchResponse::about(out, naming, number, message.uid);
                     response.flags(out, message.flags, snapshot.keywords(), recent);
                     response.mod_seq(out, message.mod_seq);
                     response.end(out);

@@ -14,7 +14,9 @@ use crate::{
     directory::Identity,
     metrics::Protocol,
     protocol::{
-        imap::{Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer},
+        imap::{
+            Capabilities, Capability, Code, Framer, Limits, Literal, Naming, State, Status, Writer,
+        },
         sasl::Mechanisms,
     },
     runtime::connection::Connection,
@@ -184,10 +186,34 @@ impl Session {
         self.enabled.insert(Capability::QResync);
     }
 
-    /// The client resynchronizes by UIDs (RFC 7162 3.2): it gets VANISHED in place of EXPUNGE, and
-    /// the UID in each FETCH response.
+    /// ENABLE UIDONLY (RFC 9586 3.1).
+    pub(super) fn enable_uid_only(&mut self) {
+        self.enabled.insert(Capability::UidOnly);
+    }
+
+    /// The client resynchronizes by UIDs (RFC 7162 3.2).
     pub(super) fn qresync(&self) -> bool {
         self.enabled.contains(Capability::QResync)
+    }
+
+    /// The client knows no message numbers.
+    pub(super) fn uid_only(&self) -> bool {
+        self.enabled.contains(Capability::UidOnly)
+    }
+
+    /// Expunges are told by VANISHED and not by EXPUNGE (RFC 7162 3.2.10, RFC 9586 3.4).
+    pub(super) fn tells_vanished(&self) -> bool {
+        self.qresync() || self.uid_only()
+    }
+
+    /// How FETCH responses name messages, if `uid` is not asked for by the client: RFC 7162 3.2.4
+    /// wants the UID in each one.
+    pub(super) fn naming(&self, uid: bool) -> Naming {
+        match self.uid_only() {
+            true => Naming::Uid,
+            false if uid || self.qresync() => Naming::Both,
+            false => Naming::Number,
+        }
     }
 
     /// The HIGHESTMODSEQ up to which the client knows every change, if it is told mod-sequences.

@@ -143,7 +143,7 @@ impl Session {
         (newer, seen): (&Snapshot, &Seen),
         difference: &Difference,
     ) -> Result<(), ConnectionError> {
-        let by_uid = self.qresync();
+        let by_uid = self.tells_vanished();
         let Some(selected) = &mut self.selected else { return Ok(()) };
         let older = selected.numbering().clone();
         let since_numbered;
@@ -185,7 +185,7 @@ impl Session {
         news: &FlagNews<'_>,
         changed: &[usize],
     ) -> Result<(), ConnectionError> {
-        let uid = news.uid || self.qresync();
+        let naming = self.naming(news.uid);
         for (count, &index) in changed.iter().enumerate() {
             if count % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
                 self.channel.shard.executor.yield_now().await;
@@ -201,10 +201,8 @@ impl Session {
             }
             let recent = selected.is_recent(message.uid);
             let out = self.channel.connection.output();
-            let mut response = FetchResponse::begin(out, number as u32 + 1);
-            if uid {
-                response.uid(out, message.uid);
-            }
+            let number = number as u32 + 1;
+            let mut response = FetchResponse::about(out, naming, number, message.uid);
             if flags {
                 response.flags(out, seen.flags(message), newer.keywords(), recent);
             }

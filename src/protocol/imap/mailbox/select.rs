@@ -44,11 +44,20 @@ impl<'a> Arguments<'a> for Select<'a> {
         select_parameters(cursor, &mut select)?;
         Ok(select)
     }
+
+    /// RFC 9586 3.6
+    fn uses_numbers(&self) -> bool {
+        self.resync.as_ref().is_some_and(|resync| resync.matches.is_some())
+    }
 }
 
 impl<'a> Arguments<'a> for Examine<'a> {
     fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Examine<'a>> {
         Select::parse(cursor, uid).map(Examine)
+    }
+
+    fn uses_numbers(&self) -> bool {
+        self.0.uses_numbers()
     }
 }
 

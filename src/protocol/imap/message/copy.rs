@@ -31,6 +31,10 @@ impl<'a> Arguments<'a> for Copy<'a> {
     fn uid(&self) -> bool {
         self.uid
     }
+
+    fn uses_numbers(&self) -> bool {
+        !self.uid
+    }
 }
 
 impl<'a> Arguments<'a> for Move<'a> {
@@ -40,6 +44,10 @@ impl<'a> Arguments<'a> for Move<'a> {
 
     fn uid(&self) -> bool {
         self.0.uid
+    }
+
+    fn uses_numbers(&self) -> bool {
+        self.0.uses_numbers()
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Fetch<'a> {
     pub uid: bool,
     pub set: SequenceSet,
     pub items: Vec<FetchItem<'a>>,
+    /// UID is among the items, but only for this being the `UID` form (RFC 3501 6.4.8).
+    pub uid_is_implied: bool,
     /// RFC 7162 3.1.4.1. Implies MODSEQ, which is then in `items`.
     pub changed_since: Option<ModSeq>,
     /// RFC 7162 3.2.6; only of the `UID` form, and with `changed_since`.
@@ -142,15 +144,20 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         if changed_since.is_some() {
             push(&mut items, FetchItem::ModSeq)?;
         }
-        if uid {
-            // RFC 3501 6.4.8: the UID is sent whether requested or not.
+        // RFC 3501 6.4.8: the UID is sent whether requested or not.
+        let uid_is_implied = uid && !items.contains(&FetchItem::Uid);
+        if uid_is_implied {
             push(&mut items, FetchItem::Uid)?;
         }
-        Ok(Fetch { uid, set, items, changed_since, vanished })
+        Ok(Fetch { uid, set, items, uid_is_implied, changed_since, vanished })
     }
 
     fn uid(&self) -> bool {
         self.uid
+    }
+
+    fn uses_numbers(&self) -> bool {
+        !self.uid
     }
 }
 
@@ -283,6 +290,7 @@ mod tests {
             uid: false,
             set: set("1"),
             items: items.to_vec(),
+            uid_is_implied: false,
             changed_since: None,
             vanished: false,
         })
@@ -347,6 +355,7 @@ mod tests {
                 uid: true,
                 set: set("1:*"),
                 items: vec![FetchItem::Flags, FetchItem::ModSeq, FetchItem::Uid],
+                uid_is_implied: true,
                 changed_since: Some(ModSeq(12345)),
                 vanished,
             })

@@ -101,6 +101,19 @@ pub enum SearchKey<'a> {
     And(Vec<SearchKey<'a>>),
 }
 
+impl SearchKey<'_> {
+    /// Whether it names messages by their numbers. It is as deep as the parser allows.
+    pub(in crate::protocol::imap) fn has_numbers(&self) -> bool {
+        match self {
+            SearchKey::Sequence(_) => true,
+            SearchKey::Not(key) => key.has_numbers(),
+            SearchKey::Or(keys) => keys.0.has_numbers() || keys.1.has_numbers(),
+            SearchKey::And(keys) => keys.iter().any(SearchKey::has_numbers),
+            _ => false,
+        }
+    }
+}
+
 impl<'a> Arguments<'a> for Search<'a> {
     fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
         cursor.arguments()?;
@@ -123,6 +136,10 @@ impl<'a> Arguments<'a> for Search<'a> {
 
     fn uid(&self) -> bool {
         self.uid
+    }
+
+    fn uses_numbers(&self) -> bool {
+        !self.uid || self.key.has_numbers()
     }
 }
 

@@ -68,6 +68,10 @@ impl<'a> Arguments<'a> for Store<'a> {
     fn uid(&self) -> bool {
         self.uid
     }
+
+    fn uses_numbers(&self) -> bool {
+        !self.uid
+    }
 }
 
 #[cfg(test)]

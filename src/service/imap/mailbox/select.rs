@@ -51,7 +51,9 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         Some(known) => resync::changes(&folder, &selected, known).await?,
         None => None,
     };
-    describe(&mut session.writer(), &selected, changeable);
+    // RFC 9586 3.5
+    let tells_unseen = !session.uid_only();
+    describe(&mut session.writer(), &selected, changeable, tells_unseen);
     session.selected = Some(selected);
     if let Some(changes) = changes {
         session.tell_vanished(&changes).await?;
@@ -62,14 +64,19 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
 }
 
 /// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
-fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask) {
+fn describe(
+    writer: &mut Writer<'_>,
+    selected: &Selected,
+    changeable: FlagMask,
+    tells_unseen: bool,
+) {
     let snapshot = selected.numbering();
     let status = snapshot.status();
     writer.flags(snapshot.keywords());
     tell_permanent_flags(writer, snapshot.keywords(), changeable);
     writer.exists(snapshot.len() as u32);
     writer.recent(selected.recent_count(snapshot) as u32);
-    if let Some(index) = selected.seen().first_unseen(snapshot) {
+    if tells_unseen && let Some(index) = selected.seen().first_unseen(snapshot) {
         writer.untagged(Status::Ok, Some(Code::Unseen(index as u32 + 1)), "First unseen");
     }
     writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");

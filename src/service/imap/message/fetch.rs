@@ -23,7 +23,7 @@ use crate::{
     model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, Right, Rights, Uid},
     protocol::{
         imap::{
-            FetchResponse, WrittenParts,
+            FetchResponse, Naming, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
         },
         mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
@@ -169,9 +169,13 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
-        let condstore = session.condstore();
+        let (condstore, uid_only) = (session.condstore(), session.uid_only());
         let out = session.channel.connection.output();
-        let mut response = FetchResponse::begin(out, self.number);
+        let naming = match uid_only {
+            true => Naming::Uid,
+            false => Naming::Number,
+        };
+        let mut response = FetchResponse::about(out, naming, self.number, self.message.uid);
         if self.tell_flags {
             if !fetch.items.contains(&FetchItem::Flags) {
                 self.flags(&mut response, out);
@@ -183,6 +187,8 @@ impl Answer<'_> {
         for item in &fetch.items {
             let out = session.channel.connection.output();
             match item {
+                // RFC 9586 3.3: the response begins with it.
+                FetchItem::Uid if uid_only && fetch.uid_is_implied => {}
                 FetchItem::Uid => response.uid(out, self.message.uid),
                 FetchItem::Flags => self.flags(&mut response, out),
                 FetchItem::ModSeq => response.mod_seq(out, self.message.mod_seq),

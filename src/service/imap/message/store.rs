@@ -119,12 +119,9 @@ async fn tell_updated(
         let Some(index) = selected.numbering().index_of(*named) else { continue };
         let Some(message) = selected.message(index) else { continue };
         let recent = selected.is_recent(*named);
-        let (uid, condstore) = (uid || session.qresync(), session.condstore());
+        let (naming, condstore) = (session.naming(uid), session.condstore());
         let out = session.channel.connection.output();
-        let mut response = FetchResponse::begin(out, index as u32 + 1);
-        if uid {
-            response.uid(out, message.uid);
-        }
+        let mut response = FetchResponse::about(out, naming, index as u32 + 1, message.uid);
         response.flags(out, message.flags, told.keywords(), recent);
         if condstore {
             response.mod_seq(out, message.mod_seq);

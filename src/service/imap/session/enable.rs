@@ -16,6 +16,9 @@ impl Handler for Enable {
         if extensions.contains(Capability::QResync) {
             session.enable_qresync();
         }
+        if extensions.contains(Capability::UidOnly) {
+            session.enable_uid_only();
+        }
         session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
     }
