@@ -1,6 +1,7 @@
 //! Dates of message headers (RFC 5322 3.3 and 4.3).
 //!
-//! Called by SMTP for its Received field, by FETCH for INTERNALDATE, by SEARCH for the SENT* keys.
+//! Called by SMTP for its Received field, by FETCH for INTERNALDATE, by SEARCH for the SENT* keys,
+//! by SORT and THREAD.
 //! No time zone data: a zone is an offset.
 
 use crate::model::{Timestamp, civil_from_days, days_from_civil, month_days};
@@ -124,7 +125,7 @@ pub fn parse(value: &[u8]) -> Option<DateTime> {
     let mut year = words.next()?;
     if year.contains(&b':') {
         // asctime: `Mon Nov 23 21:30:00 2026`
-        set_time(&mut date, year)?;
+        set_time(&mut date, year);
         year = words.next()?;
         // `Mon Nov 23 21:30:00 UTC 2026`, as printed by date(1).
         if number(year).is_none() {
@@ -135,7 +136,7 @@ pub fn parse(value: &[u8]) -> Option<DateTime> {
     } else {
         date.year = full_year(year)?;
         if let Some(time) = words.next() {
-            set_time(&mut date, time)?;
+            set_time(&mut date, time);
         }
         if let Some(name) = words.next() {
             date.zone_minutes = zone(name);
@@ -156,17 +157,19 @@ fn full_year(word: &[u8]) -> Option<i32> {
     }
 }
 
+/// An invalid time is midnight (RFC 5256 2.2).
+fn set_time(date: &mut DateTime, word: &[u8]) {
+    (date.hour, date.minute, date.second) = time(word).unwrap_or_default();
+}
+
 /// `hour ":" minute [":" second]`; a fraction of a second is dropped.
-fn set_time(date: &mut DateTime, word: &[u8]) -> Option<()> {
+fn time(word: &[u8]) -> Option<(u8, u8, u8)> {
     let mut numbers = word.split(|&byte| byte == b':' || byte == b'.');
     let mut next = |limit| match numbers.next() {
         Some(digits) => number(digits).filter(|&number| number <= limit),
         None => Some(0),
     };
-    date.hour = next(23)? as u8;
-    date.minute = next(59)? as u8;
-    date.second = next(60)? as u8;
-    Some(())
+    Some((next(23)? as u8, next(59)? as u8, next(60)? as u8))
 }
 
 /// Minutes east of UTC. Unknown names count as UTC, and so do the military letters (RFC 5322 4.3).
@@ -280,8 +283,11 @@ mod tests {
         ("29 Feb 2023 00:00 +0000", ""),
         ("31 Apr 2023 00:00 +0000", ""),
         ("0 Nov 2026 00:00 +0000", ""),
-        ("23 Nov 2026 24:00:00 +0000", ""),
-        ("23 Nov 2026 21:60:00 +0000", ""),
+        // RFC 5256 2.2: an invalid time is midnight, an invalid zone UTC.
+        ("23 Nov 2026 24:00:00 +0000", "Mon, 23 Nov 2026 00:00:00 +0000"),
+        ("23 Nov 2026 21:60:00 +0100", "Mon, 23 Nov 2026 00:00:00 +0100"),
+        ("23 Nov 2026 noon EST", "Mon, 23 Nov 2026 00:00:00 -0500"),
+        ("Mon Nov 23 21:30:99 2026", "Mon, 23 Nov 2026 00:00:00 +0000"),
         ("2026-11-23T21:30:00Z", ""),
         ("23 Nov 20267 00:00 +0000", ""),
         ("", ""),
