@@ -8,30 +8,44 @@
 //! decoded.
 //!
 //! ```text
-//! DATES:     1 | 0: no Date that can be read, else the day since 1970-01-01, zigzag, plus 1
+//! DATES:     2 | 0: no Date that can be read, else the day since 1970-01-01, zigzag, plus 1
+//!              | the seconds of its time in UTC since that day began, zigzag, if there is a Date
 //! ENVELOPE:  1 | present | exact | differs | size of each text present | texts
-//! STRUCTURE: a summary without the texts of its own envelope
+//! STRUCTURE: a summary without the texts of its own envelope, and without references
+//! SUBJECT:   1 | 1: of a reply or forwarded message, else 0 | the base subject
+//! THREAD:    1 | 1: has a Message-ID, else 0 | its hash | 0: references are not known, else their
+//!              number plus 1 | the hash of each
 //! ```
 
 use super::{
     codec::{read_number, write_number},
-    date::{self, DateTime},
+    date, message_id,
     search::{Needle, addresses_may_differ},
+    subject::BaseSubject,
     summarizer::HEADER_SIZE_MAX,
     summary::{ENVELOPE_BITS, ENVELOPE_FIELDS, Envelope, Field, Record, Summary},
 };
 
-/// The day of the Date field.
+/// The day and the time of the Date field.
 pub const DATES: usize = 0;
 /// The ENVELOPE, also for searches in its fields.
 pub const ENVELOPE: usize = 1;
 /// BODY and BODYSTRUCTURE: a [`Summary`].
 pub const STRUCTURE: usize = 2;
+/// The base subject.
+pub const SUBJECT: usize = 3;
+/// The Message-ID, and those of the messages that it answers.
+pub const THREAD: usize = 4;
+/// Parts of a card.
+pub const PARTS: usize = 5;
 
 /// Octets of a header that a search by its fields reads; cards do not answer for longer ones.
 pub const HEADER_MAX: u64 = HEADER_SIZE_MAX as u64;
 
 const VERSION: u8 = 1;
+const DATES_VERSION: u8 = 2;
+
+const DAY_SECONDS: i64 = 86_400;
 
 /// The fields of an envelope in order, and whether they hold addresses.
 const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
@@ -49,19 +63,30 @@ const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
 
 /// Appends to each of `parts` its part of `summary`; nothing if that is invalid, or of an unknown
 /// version.
-pub fn split_card(summary: &[u8], parts: &mut [Vec<u8>; 3]) {
+pub fn split_card(summary: &[u8], parts: &mut [Vec<u8>; PARTS]) {
     let Ok(mut summary) = Summary::decode(summary) else { return };
-    let [dates, envelope, structure] = parts;
+    let [dates, envelope, structure, subject, thread] = parts;
     write_dates(&summary, dates);
     write_envelope(&summary, envelope);
+    write_subject(&summary, subject);
+    write_thread(&summary, thread);
     summary.drop_envelope();
     structure.extend_from_slice(&summary.encode());
 }
 
 fn write_dates(summary: &Summary, out: &mut Vec<u8>) {
-    out.push(VERSION);
-    let day = summary.date().and_then(date::parse).map(DateTime::days);
-    write_number(day.map_or(0, |day| ((day << 1) ^ (day >> 63)) as u64 + 1), out);
+    out.push(DATES_VERSION);
+    let Some(date) = summary.date().and_then(date::parse) else { return write_number(0, out) };
+    write_number(zigzag(date.days()) + 1, out);
+    write_number(zigzag(date.timestamp().unix_seconds() - date.days() * DAY_SECONDS), out);
+}
+
+fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)) as u64
+}
+
+fn unzigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
 }
 
 /// The day of the Date field from a card's [`DATES`], `None` if the message has no readable one.
@@ -69,9 +94,21 @@ fn write_dates(summary: &Summary, out: &mut Vec<u8>) {
 /// # Errors
 /// If the card does not have it.
 pub fn sent_day(card: &[u8]) -> Result<Option<i64>, Unanswered> {
-    let Some((&VERSION, mut rest)) = card.split_first() else { return Err(Unanswered) };
+    let Some((&DATES_VERSION, mut rest)) = card.split_first() else { return Err(Unanswered) };
     let number = read_number(&mut rest).ok_or(Unanswered)?;
-    Ok(number.checked_sub(1).map(|it| (it >> 1) as i64 ^ -((it & 1) as i64)))
+    Ok(number.checked_sub(1).map(unzigzag))
+}
+
+/// The seconds since 1970-01-01 of the Date field, in UTC (RFC 5256 2.2); as [`sent_day`].
+///
+/// # Errors
+/// If the card does not have it.
+pub fn sent_seconds(card: &[u8]) -> Result<Option<i64>, Unanswered> {
+    let Some((&DATES_VERSION, mut rest)) = card.split_first() else { return Err(Unanswered) };
+    let number = read_number(&mut rest).ok_or(Unanswered)?;
+    let Some(day) = number.checked_sub(1).map(unzigzag) else { return Ok(None) };
+    let time = read_number(&mut rest).map(unzigzag).ok_or(Unanswered)?;
+    Ok(Some(day.saturating_mul(DAY_SECONDS).saturating_add(time)))
 }
 
 /// The card has no answer: the message must be read.
@@ -97,6 +134,80 @@ fn write_envelope(summary: &Summary, out: &mut Vec<u8>) {
     let texts = || FIELDS.iter().filter_map(|(_, field, _)| root.text(*field));
     texts().for_each(|text| write_number(text.len() as u64, out));
     texts().for_each(|text| out.extend_from_slice(text));
+}
+
+fn write_subject(summary: &Summary, out: &mut Vec<u8>) {
+    let subject = BaseSubject::of(summary.root().text(Field::Subject).unwrap_or_default());
+    out.extend_from_slice(&[VERSION, subject.is_reply.into()]);
+    out.extend_from_slice(subject.text.as_bytes());
+}
+
+/// A card's [`SUBJECT`]: the base subject, and whether it is of a reply or forwarded message (RFC
+/// 5256 2.1, 3).
+///
+/// # Errors
+/// If the card does not have it.
+pub fn base_subject(card: &[u8]) -> Result<(&str, bool), Unanswered> {
+    let [VERSION, is_reply @ 0..=1, text @ ..] = card else { return Err(Unanswered) };
+    Ok((str::from_utf8(text).map_err(|_| Unanswered)?, *is_reply == 1))
+}
+
+fn write_thread(summary: &Summary, out: &mut Vec<u8>) {
+    let root = summary.root();
+    let first = |field| root.text(field).and_then(message_id::first_id);
+    let id = first(Field::MessageId);
+    let Some(references) = &summary.references else { return write_ids(id, None, out) };
+    match references.is_empty() {
+        // RFC 5256 3.
+        true => write_ids(id, Some(first(Field::InReplyTo).as_slice()), out),
+        false => write_ids(id, Some(references), out),
+    }
+}
+
+/// Appends the [`THREAD`] of a message whose summary lacks it, from its header.
+pub fn write_thread_of_header(header: &[u8], out: &mut Vec<u8>) {
+    let (id, references) = message_id::of_header(header);
+    write_ids(id, Some(&references), out);
+}
+
+fn write_ids(id: Option<u64>, references: Option<&[u64]>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[VERSION, id.is_some().into()]);
+    id.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    write_number(references.map_or(0, |hashes| hashes.len() as u64 + 1), out);
+    for hash in references.unwrap_or_default() {
+        out.extend_from_slice(&hash.to_le_bytes());
+    }
+}
+
+/// A card's [`THREAD`].
+pub struct ThreadCard<'a> {
+    /// The hash of the Message-ID.
+    pub id: Option<u64>,
+    references: &'a [[u8; 8]],
+}
+
+impl<'a> ThreadCard<'a> {
+    /// # Errors
+    /// If the card does not have it: the header must be read ([`write_thread_of_header`]).
+    pub fn decode(card: &'a [u8]) -> Result<ThreadCard<'a>, Unanswered> {
+        let (id, mut rest) = match card {
+            [VERSION, 0, rest @ ..] => (None, rest),
+            [VERSION, 1, rest @ ..] => {
+                let (id, rest) = rest.split_first_chunk().ok_or(Unanswered)?;
+                (Some(u64::from_le_bytes(*id)), rest)
+            }
+            _ => return Err(Unanswered),
+        };
+        let count = read_number(&mut rest).and_then(|count| count.checked_sub(1));
+        let (references, remainder) = rest.as_chunks();
+        let is_whole = remainder.is_empty() && count == Some(references.len() as u64);
+        is_whole.then_some(ThreadCard { id, references }).ok_or(Unanswered)
+    }
+
+    /// The hashes of the messages that it answers, the oldest first.
+    pub fn references(&self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        self.references.iter().map(|hash| u64::from_le_bytes(*hash))
+    }
 }
 
 /// A card's [`ENVELOPE`].
@@ -181,7 +292,7 @@ impl Summary {
         let Some(Record { present, .. }) = self.records.first_mut() else { return };
         let count = (*present & ENVELOPE_BITS).count_ones();
         *present &= !ENVELOPE_BITS;
-        (self.exact, self.folded) = (0, 0);
+        (self.exact, self.folded, self.references) = (0, 0, None);
         let size = self.ends.drain(..count as usize).next_back().unwrap_or(0);
         self.text.drain(..size as usize);
         self.ends.iter_mut().for_each(|end| *end -= size);
@@ -193,7 +304,10 @@ impl Summary {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::Summarizer, *};
+    use super::{
+        super::{DateTime, Summarizer},
+        *,
+    };
 
     fn summarize(message: &[u8]) -> Summary {
         let mut summarizer = Summarizer::new();
@@ -201,7 +315,7 @@ mod tests {
         summarizer.finish()
     }
 
-    fn split(summary: &Summary) -> [Vec<u8>; 3] {
+    fn split(summary: &Summary) -> [Vec<u8>; PARTS] {
         let mut parts = Default::default();
         split_card(&summary.encode(), &mut parts);
         parts
@@ -214,7 +328,7 @@ mod tests {
         let stored = [prologue, message].concat();
         // As in a SEARCH of the header.
         let header = &stored[..(summary.header_size() as usize).min(HEADER_SIZE_MAX)];
-        let [dates, envelope, structure] = split(&summary);
+        let [dates, envelope, structure, subject, thread] = split(&summary);
         let card = EnvelopeCard::decode(&envelope).unwrap();
         let found = Needle::new(needle);
         let field = EnvelopeField::named(name.as_bytes()).unwrap();
@@ -233,6 +347,10 @@ mod tests {
         summary.drop_envelope();
         (rest.exact, rest.folded) = (summary.exact, summary.folded);
         assert_eq!(rest, summary);
+        let mut of_header = Vec::new();
+        write_thread_of_header(header, &mut of_header);
+        assert_eq!(of_header, thread, "{}", header[..header.len().min(2_000)].escape_ascii());
+        assert!(base_subject(&subject).is_ok());
         told.is_ok()
     }
 
@@ -318,7 +436,7 @@ mod tests {
     fn summaries_of_older_versions_tell_nothing_exactly() {
         let mut summary = summarize(b"Subject: hi\r\nFrom: a@b\r\n\r\nx");
         (summary.exact, summary.folded) = (0, 0);
-        let [dates, envelope, _] = split(&summary);
+        let [dates, envelope, ..] = split(&summary);
         let card = EnvelopeCard::decode(&envelope).unwrap();
         assert_eq!(card.envelope(), summary.envelope());
         for (name, ..) in FIELDS {
@@ -326,10 +444,10 @@ mod tests {
             let told = card.contains(field, &Needle::new("hi"), &mut Vec::new());
             assert_eq!(told, Err(Unanswered));
         }
-        assert_eq!(sent_day(&dates), Ok(None));
+        assert_eq!((sent_day(&dates), sent_seconds(&dates)), (Ok(None), Ok(None)));
         let mut parts = Default::default();
         split_card(b"no summary", &mut parts);
-        assert_eq!(parts, <[Vec<u8>; 3]>::default());
+        assert_eq!(parts, <[Vec<u8>; PARTS]>::default());
         assert!(EnvelopeCard::decode(b"").is_none() && sent_day(b"") == Err(Unanswered));
     }
 
@@ -339,7 +457,45 @@ mod tests {
             let message = format!("Date: Thu, {date} 12:00:00 +0000\r\n\r\n");
             let [dates, ..] = split(&summarize(message.as_bytes()));
             assert_eq!(sent_day(&dates), Ok(Some(day)), "{date}");
+            assert_eq!(sent_seconds(&dates), Ok(Some(day * DAY_SECONDS + 43_200)), "{date}");
         }
+    }
+
+    /// RFC 5256 2.2: the example of its text.
+    #[test]
+    fn sent_dates_are_in_utc() {
+        let [dates, ..] = split(&summarize(b"Date: 31 Dec 2000 16:01:33 -0800\r\n\r\n"));
+        let seconds = date::parse(b"1 Jan 2001 00:01:33 +0000").unwrap().timestamp().unix_seconds();
+        assert_eq!(sent_seconds(&dates), Ok(Some(seconds)));
+        assert_eq!(sent_day(&dates), Ok(Some(seconds / DAY_SECONDS - 1)));
+    }
+
+    #[test]
+    fn subjects_and_threads_are_told() {
+        let message = b"Subject: Re: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\nMessage-ID: <a@b>\r\n\
+                        References: <c@d>\r\n <e@f>\r\nIn-Reply-To: <g@h>\r\n\r\n";
+        let mut summary = summarize(message);
+        let [.., subject, thread] = split(&summary);
+        assert_eq!(base_subject(&subject), Ok(("gr\u{fc}\u{df}e", true)));
+        let card = ThreadCard::decode(&thread).ok().unwrap();
+        let hashes = message_id::references(b"<a@b> <c@d> <e@f> <g@h>");
+        assert_eq!(card.id, Some(hashes[0]));
+        assert_eq!(card.references().collect::<Vec<_>>(), hashes[1..3]);
+        // A summary of an older version.
+        summary.references = None;
+        let [.., thread] = split(&summary);
+        assert!(ThreadCard::decode(&thread).is_err());
+        let mut of_header = Vec::new();
+        write_thread_of_header(message, &mut of_header);
+        let card = ThreadCard::decode(&of_header).ok().unwrap();
+        assert_eq!(card.references().collect::<Vec<_>>(), hashes[1..3]);
+        // RFC 5256 3: without References, the first ID of In-Reply-To.
+        let [.., thread] = split(&summarize(b"In-Reply-To: <g@h> <a@b>\r\n\r\n"));
+        let card = ThreadCard::decode(&thread).ok().unwrap();
+        assert_eq!((card.id, card.references().collect::<Vec<_>>()), (None, vec![hashes[3]]));
+        let [.., subject, thread] = split(&summarize(b"\r\n"));
+        assert_eq!(base_subject(&subject), Ok(("", false)));
+        assert_eq!(ThreadCard::decode(&thread).ok().unwrap().references().len(), 0);
     }
 
     /// Pieces of values: words, folds, encoded-words whole and broken, parts of addresses, and
@@ -582,7 +738,8 @@ mod tests {
             let walk = |bytes: &[u8]| {
                 let mut parts = Default::default();
                 split_card(bytes, &mut parts);
-                let _ = sent_day(bytes);
+                let _ = (sent_day(bytes), sent_seconds(bytes), base_subject(bytes));
+                let _ = ThreadCard::decode(bytes).map(|card| card.references().count());
                 let Some(card) = EnvelopeCard::decode(bytes) else { return };
                 let _ = card.envelope();
                 for (name, ..) in FIELDS {
@@ -591,8 +748,11 @@ mod tests {
                 }
             };
             walk(&bytes);
-            bytes.insert(0, VERSION);
-            walk(&bytes);
+            for version in [VERSION, DATES_VERSION] {
+                bytes.insert(0, version);
+                walk(&bytes);
+                bytes.remove(0);
+            }
         }
     }
 }

@@ -5,21 +5,27 @@
 //! exactly as in [`Summary::text`]:
 //!
 //! ```text
-//! version 2 | size | exact | folded | parts | part... | text
+//! version 3 | size | exact | folded | references | parts | part... | text
+//! references: 0 if nobody looked, else their number plus 1 and the hash of each, 8 octets
 //! part: present << 2 | kind, header start (from the part before), header size, body size,
 //!       lines, descendants, size of each text present
 //! ```
 //!
-//! Version 1 had neither `exact` nor `folded`: nothing of it is exact.
+//! Version 2 had no `references`: nobody looked. Version 1 had neither `exact` nor `folded`:
+//! nothing of it is exact.
 
 use smallvec::{SmallVec, smallvec};
 
-use super::summary::{
-    DEPTH_MAX, DecodeError, ENVELOPE_FIELDS, Field, PARTS_MAX, PartKind, Record, Summary,
+use super::{
+    message_id::REFERENCES_MAX,
+    summary::{
+        DEPTH_MAX, DecodeError, ENVELOPE_FIELDS, Field, PARTS_MAX, PartKind, Record, Summary,
+    },
 };
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Read, and no longer written.
+const VERSION_WITHOUT_REFERENCES: u8 = 2;
 const VERSION_WITHOUT_EXACT: u8 = 1;
 /// Octets of the longest number.
 const NUMBER_SIZE_MAX: usize = 10;
@@ -27,12 +33,20 @@ const NUMBER_SIZE_MAX: usize = 10;
 impl Summary {
     /// Versioned, compact: a few hundred octets for a typical message.
     pub fn encode(&self) -> Vec<u8> {
-        let numbers = 4 + 6 * self.records.len() + self.ends.len();
+        let hashes = self.references.as_ref().map_or(0, Vec::len);
+        let numbers = 5 + 2 * hashes + 6 * self.records.len() + self.ends.len();
         let mut out = Vec::with_capacity(1 + numbers * 4 + self.text.len());
         out.push(VERSION);
         write_number(self.size, &mut out);
         write_number(self.exact.into(), &mut out);
         write_number(self.folded.into(), &mut out);
+        match &self.references {
+            None => write_number(0, &mut out),
+            Some(hashes) => {
+                write_number(hashes.len() as u64 + 1, &mut out);
+                hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+            }
+        }
         write_number(self.records.len() as u64, &mut out);
         let mut header_start = 0;
         let mut text_start = 0;
@@ -71,7 +85,7 @@ impl Summary {
     pub fn decode_again(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         match bytes.split_first() {
             None => Err(DecodeError::Damaged),
-            Some((&version @ (VERSION | VERSION_WITHOUT_EXACT), rest)) => {
+            Some((&version @ VERSION_WITHOUT_EXACT..=VERSION, rest)) => {
                 decode(version, rest, self).ok_or(DecodeError::Damaged)
             }
             Some((&version, _)) => Err(DecodeError::Version(version)),
@@ -87,11 +101,16 @@ fn decode(version: u8, mut bytes: &[u8], summary: &mut Summary) -> Option<()> {
         VERSION_WITHOUT_EXACT => (0, 0),
         _ => (read_fields(input)?, read_fields(input)?),
     };
+    let references = match version {
+        VERSION_WITHOUT_EXACT | VERSION_WITHOUT_REFERENCES => None,
+        _ => read_references(input)?,
+    };
     let count = usize::try_from(read_number(input)?).ok()?;
     if count == 0 || count > PARTS_MAX || count > input.len() {
         return None;
     }
     (summary.size, summary.exact, summary.folded) = (size, exact, folded);
+    summary.references = references;
     summary.records.clear();
     summary.records.reserve(count);
     summary.ends.clear();
@@ -177,6 +196,16 @@ fn is_tree(summary: &Summary) -> bool {
         })
 }
 
+/// Hashes of References; `None` inside if nobody looked.
+fn read_references(input: &mut &[u8]) -> Option<Option<Vec<u64>>> {
+    let Some(count) = read_number(input)?.checked_sub(1) else { return Some(None) };
+    let count = usize::try_from(count).ok().filter(|count| *count <= REFERENCES_MAX)?;
+    let (hashes, rest) = input.split_at_checked(count * 8)?;
+    *input = rest;
+    let (hashes, _) = hashes.as_chunks();
+    Some(Some(hashes.iter().map(|hash| u64::from_le_bytes(*hash)).collect()))
+}
+
 /// A set of fields of an envelope.
 fn read_fields(input: &mut &[u8]) -> Option<u16> {
     u16::try_from(read_number(input)?).ok().filter(|fields| fields >> ENVELOPE_FIELDS == 0)
@@ -241,6 +270,7 @@ mod tests {
         "",
         "\r\n",
         "Subject: hi\r\nFrom: a@b\r\n\r\nbody\r\n",
+        "Message-ID: <a@b>\r\nReferences: <c@d> <e@f>\r\n\r\nbody\r\n",
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\
          Content-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ntwo\r\n--b--\r\n",
     ];
@@ -253,7 +283,18 @@ mod tests {
         }
     }
 
-    /// As version 1 wrote it.
+    /// As version 2 wrote it, and version 1.
+    #[test]
+    fn summaries_without_references_are_read() {
+        let mut older = summary(MESSAGES[3]).encode();
+        assert_eq!(older[0], VERSION);
+        older[0] = VERSION_WITHOUT_REFERENCES;
+        let at = older.iter().position(|octet| *octet == 3).expect("two references");
+        older.drain(at..at + 17);
+        let found = Summary::decode(&older).unwrap();
+        assert_eq!((&found.references, found.header_size()), (&None, 46));
+    }
+
     #[test]
     fn summaries_without_exact_fields_are_read() {
         let mut older = vec![1, 17, 1, (1 << Field::Subject as u8) << 2, 0, 17, 0, 0, 0, 2];
@@ -268,7 +309,7 @@ mod tests {
         let texts = "Mon, 23 Nov 2026 21:30:00 +0000".len() + "hi".len() + "a@b".len();
         let summary =
             summary("Date: Mon, 23 Nov 2026 21:30:00 +0000\r\nSubject: hi\r\nFrom: a@b\r\n\r\nx");
-        assert!(summary.encode().len() <= texts + 19);
+        assert!(summary.encode().len() <= texts + 20);
     }
 
     #[test]
@@ -305,7 +346,7 @@ mod tests {
             let _ = summary.envelope();
             search_in(&summary);
             // In the memory of another, too.
-            let mut again = self::summary(MESSAGES[3]);
+            let mut again = self::summary(MESSAGES[4]);
             assert_eq!(again.decode_again(bytes), Ok(()));
             assert_eq!(again, summary);
             assert_eq!(Summary::decode(&summary.encode()), Ok(summary));

@@ -7,6 +7,7 @@ use memchr::{memchr, memchr_iter, memchr2, memchr3};
 
 use super::{
     header::{self, unfold},
+    message_id,
     parameter::{Cursor, languages, media_type, percent_decode},
     summarizer::BOUNDARY_SIZE_MAX,
     summary::{Field, PartKind, Summary, pairs},
@@ -64,13 +65,20 @@ struct Values<'a> {
     first: [Option<&'a [u8]>; Field::COUNT],
     /// Bit n is set if `Field` n occurred more than once.
     repeated: u32,
+    /// The References field of a message, which is no text of a part.
+    references: Option<&'a [u8]>,
 }
 
 impl<'a> Values<'a> {
     fn read(block: &'a [u8], of_message: bool) -> Values<'a> {
-        let mut values = Values { first: [None; Field::COUNT], repeated: 0 };
+        let mut values = Values { first: [None; Field::COUNT], repeated: 0, references: None };
         for field in header::fields(block) {
-            let Some(known) = known(field.name, of_message) else { continue };
+            let Some(known) = known(field.name, of_message) else {
+                if of_message && field.name.eq_ignore_ascii_case(b"references") {
+                    values.references.get_or_insert(field.value);
+                }
+                continue;
+            };
             match &mut values.first[known as usize] {
                 Some(_) => values.repeated |= 1 << known as u32,
                 first => *first = Some(field.value),
@@ -106,6 +114,10 @@ pub(super) fn describe(
     let mut texts = Texts::new(summary, index);
     if surroundings.of_message {
         envelope_texts(block, &values, &mut texts);
+        if index == 0 {
+            let found = message_id::references(values.references.unwrap_or_default());
+            texts.summary.references = Some(found);
+        }
     }
     let found = if surroundings.opaque {
         texts.add(Field::MediaType, |out| out.extend_from_slice(b"application"));

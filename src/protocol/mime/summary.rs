@@ -103,6 +103,8 @@ pub struct Summary {
     pub(super) exact: u16,
     /// Bit n is set when the first `Field` n of the header goes over several lines.
     pub(super) folded: u16,
+    /// Hashes of the IDs in the References field ([`super::message_id`]); `None` if nobody looked.
+    pub(super) references: Option<Vec<u64>>,
 }
 
 /// Why stored bytes are not a summary.
@@ -120,6 +122,7 @@ impl Summary {
         self.records.capacity() * size_of::<Record>()
             + self.ends.capacity() * size_of::<u32>()
             + self.text.capacity()
+            + self.references.as_ref().map_or(0, Vec::capacity) * size_of::<u64>()
     }
 
     /// Accounts for `octets` more, complete header fields, before the summarized text. None of them
@@ -174,6 +177,7 @@ impl Summary {
             text: Vec::new(),
             exact: 0,
             folded: 0,
+            references: None,
         }
     }
 
@@ -186,6 +190,7 @@ impl Summary {
             text: Vec::with_capacity(TEXT_SIZE_TYPICAL),
             exact: 0,
             folded: 0,
+            references: None,
         }
     }
 }
