@@ -324,6 +324,54 @@ pub struct Place {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum AppPasswordVerb {
+    /// Make a password and print it: it is never shown again
+    #[command(after_help = "\
+Example:
+  ringmail user app-password add alice@example.org telephone --config ringmail.toml")]
+    Add {
+        #[command(flatten)]
+        which: AppPasswordName,
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List names and dates
+    #[command(after_help = "\
+Example:
+  ringmail user app-password list alice@example.org --config ringmail.toml")]
+    List {
+        /// The account's address, e.g. alice@example.org
+        address: String,
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke one
+    #[command(after_help = "\
+Example:
+  ringmail user app-password remove alice@example.org telephone --config ringmail.toml")]
+    Remove {
+        #[command(flatten)]
+        which: AppPasswordName,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AppPasswordName {
+    /// The account's address, e.g. alice@example.org
+    pub address: String,
+    /// Of the program or device that has it, up to 64 octets
+    pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Changes the users file. This is safe beside a running server, which is notified at once.
 
@@ -351,6 +399,9 @@ Example:
 Example:
   ringmail user passwd alice@example.org --config ringmail.toml")]
     Passwd(PasswordArguments),
+    /// Passwords for single programs and devices, beside the account's own
+    #[command(subcommand)]
+    AppPassword(AppPasswordVerb),
     /// Remove an account's log-in and address (its mail stays in the store)
     #[command(after_help = "\
 Example:

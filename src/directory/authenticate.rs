@@ -17,6 +17,7 @@ use ring::{hmac, rand::SystemRandom};
 use super::{
     AuthenticationError, GuardOptions, Identity, LogIn, PeerLimits,
     guard::{Ask, Charge, Guard},
+    keyring::Proved,
     turns::{Ticket, Turns, Verdict},
 };
 use crate::{
@@ -135,6 +136,13 @@ impl Authenticator {
             self.pass(&Ask { name, account: Some(user.id), peer, key: Some(key) }, &key, now)?;
             return log_in.identity();
         }
+        if let LogIn::Account(user) = &log_in
+            && let Some(app) = user.keyring.app_password_named(password)
+        {
+            self.pass_app_password(&Ask { name, account: Some(user.id), peer, key }, now)?;
+            let identity = log_in.identity()?;
+            return Ok(Identity { app_password: Some(app.into()), ..identity });
+        }
         let account = log_in.account();
         let ask = Ask { name, account, peer, key };
         let right = self.check(&Question { ask, password, hash: log_in.hash(), now }).await?;
@@ -160,16 +168,20 @@ impl Authenticator {
     ) -> Result<Identity, AuthenticationError> {
         let Found { name, log_in, .. } = found;
         let right = match &log_in {
-            LogIn::Account(user) => proved.filter(|it| user.keyring.contains(hash, it)),
+            LogIn::Account(user) => proved.and_then(|it| user.keyring.proved(hash, it)),
             LogIn::Nobody { .. } => None,
         };
         // Of a wrong proof nothing can be recognized.
-        let key = right.and_then(|stored_key| self.common.key_of(stored_key));
+        let key = proved.filter(|_| right.is_some()).and_then(|it| self.common.key_of(it));
         let ask = Ask { name, account: log_in.account(), peer, key };
         let admitted = self.common.guard.admit(&ask, now);
         let charge = admitted.map_err(|wait| AuthenticationError::Limited { wait })?;
         charge.settle(right.is_some());
-        if right.is_some() { log_in.identity() } else { Err(AuthenticationError::Rejected) }
+        let app_password = match right.ok_or(AuthenticationError::Rejected)? {
+            Proved::Main => None,
+            Proved::App(name) => Some(name.into()),
+        };
+        Ok(Identity { app_password, ..log_in.identity()? })
     }
 
     /// Whether this password was right before, for the account's hash in `found`.
@@ -198,6 +210,16 @@ impl Authenticator {
         let admitted = self.common.guard.admit(ask, now);
         admitted.map_err(|wait| AuthenticationError::Limited { wait })?.settle(true);
         self.cache.borrow_mut().note(account, network, key);
+        Ok(())
+    }
+
+    /// An application password is right: as if it had been right before, it is not hashed.
+    fn pass_app_password(&self, ask: &Ask<'_>, now: Duration) -> Result<(), AuthenticationError> {
+        if let Some(key) = &ask.key {
+            return self.pass(ask, key, now);
+        }
+        let admitted = self.common.guard.admit(ask, now);
+        admitted.map_err(|wait| AuthenticationError::Limited { wait })?.settle(true);
         Ok(())
     }
 

@@ -50,7 +50,7 @@ pub use self::{
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     files::DirectoryError,
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
-    keyring::{Keyring, Salt},
+    keyring::{AppPassword, AppPasswordError, Keyring, Salt},
     password::{HashError, Secret, hash, hash_all},
     routes::{
         Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,
@@ -157,6 +157,8 @@ pub struct Identity {
     pub account: AccountId,
     /// Canonical address, e.g. "alice@demo.test".
     pub address: String,
+    /// The name of the application password that was used; `None`: none was.
+    pub app_password: Option<Box<str>>,
 }
 
 /// The answer for a log-in name.
@@ -188,7 +190,9 @@ impl LogIn {
 
     fn identity(self) -> Result<Identity, AuthenticationError> {
         match self {
-            LogIn::Account(user) => Ok(Identity { account: user.id, address: user.address }),
+            LogIn::Account(user) => {
+                Ok(Identity { account: user.id, address: user.address, app_password: None })
+            }
             LogIn::Nobody { .. } => Err(AuthenticationError::Rejected),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! # next-id 3
 //! # pretence <key>
-//! # <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM>...]
+//! # <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM and application passwords>...]
 //! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$15000:... SCRAM-SHA-1$15000:...
 //! 2 bob@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
 //! ```
@@ -30,7 +30,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{
     address::account_address,
-    keyring::{Keyring, Salt, fresh_salt},
+    keyring::{AppPasswordError, Keyring, Salt, fresh_salt},
     password::{self, Secret},
 };
 use crate::{
@@ -43,8 +43,7 @@ use crate::{
 
 const NEXT_ID: &str = "# next-id ";
 const PRETENCE: &str = "# pretence ";
-const FORMAT_LINE: &str =
-    "# <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM>...]";
+const FORMAT_LINE: &str = "# <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM and application passwords>...]";
 
 /// Longest users file: some millions of accounts.
 const FILE_MAX: u64 = 1 << 30;
@@ -62,6 +61,10 @@ pub enum UsersFileError {
     AccountExists(String),
     #[error("no account {0}")]
     NoSuchAccount(String),
+    #[error("no application password {0:?}")]
+    NoSuchAppPassword(String),
+    #[error(transparent)]
+    AppPassword(#[from] AppPasswordError),
 }
 
 /// One account.
@@ -225,7 +228,45 @@ impl UsersFile {
         Ok(id)
     }
 
-    /// Sets the password.
+    /// The account of this address.
+    pub fn user(&self, address: &str) -> Result<&User, UsersFileError> {
+        let address = canonical(address)?;
+        match self.by_address.get(&address).and_then(|&line| self.lines.get(line)) {
+            Some(Line::User(user)) => Ok(user),
+            _ => Err(UsersFileError::NoSuchAccount(address)),
+        }
+    }
+
+    /// Makes an application password; returns it. `created`: seconds since 1970.
+    pub fn add_app_password(
+        &mut self,
+        address: &str,
+        name: &str,
+        created: u64,
+    ) -> Result<String, UsersFileError> {
+        let (keyring, password) = self.user(address)?.keyring.with_app_password(name, created)?;
+        self.set_keyring(address, keyring)?;
+        Ok(password)
+    }
+
+    pub fn remove_app_password(&mut self, address: &str, name: &str) -> Result<(), UsersFileError> {
+        let keyring = self.user(address)?.keyring.without_app_password(name);
+        let keyring = keyring.ok_or_else(|| UsersFileError::NoSuchAppPassword(name.to_owned()))?;
+        self.set_keyring(address, keyring)
+    }
+
+    fn set_keyring(&mut self, address: &str, keyring: Keyring) -> Result<(), UsersFileError> {
+        let address = canonical(address)?;
+        match self.by_address.get(&address).and_then(|&line| self.lines.get_mut(line)) {
+            Some(Line::User(user)) => {
+                user.keyring = keyring;
+                Ok(())
+            }
+            _ => Err(UsersFileError::NoSuchAccount(address)),
+        }
+    }
+
+    /// Sets the main password. Application passwords stay.
     pub fn set_secret(
         &mut self,
         address: &str,
@@ -235,7 +276,7 @@ impl UsersFile {
         match self.by_address.get(&address).and_then(|&line| self.lines.get_mut(line)) {
             Some(Line::User(user)) => {
                 let Secret { hash, keyring } = secret.into();
-                (user.hash, user.keyring) = (hash, keyring);
+                (user.hash, user.keyring) = (hash, user.keyring.with_main(&keyring));
                 Ok(user.id)
             }
             _ => Err(UsersFileError::NoSuchAccount(address)),

@@ -204,7 +204,7 @@ events! {
     /// A password was right, or a trusted peer said so by XCLIENT.
     Logins / "login" / LogIn {
         trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId,
-        address: &'a str,
+        address: &'a str, app_password: Option<&'a str>,
     }
     /// A log-in was refused. `name` is what the client sent, and may be anything.
     Logins / "login_refused" / LogInRefused {

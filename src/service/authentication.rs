@@ -192,8 +192,9 @@ pub(super) fn tell_log_in(
     identity: &Identity,
 ) {
     let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
-    let Identity { account, address } = identity;
-    shard.tell(&Event::LogIn { trail, protocol, peer, tls, account: *account, address });
+    let Identity { account, address, app_password } = identity;
+    let (account, app_password) = (*account, app_password.as_deref());
+    shard.tell(&Event::LogIn { trail, protocol, peer, tls, account, address, app_password });
 }
 
 fn tell(

@@ -4,15 +4,19 @@
 use std::{
     io::{self, BufRead, IsTerminal, Read},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{
     config::Settings,
-    control,
-    directory::{self, Salt, Secret, UsersFile, UsersFileError, lock_name, parse_import},
+    control::{self, json},
+    directory::{
+        self, AppPassword, Salt, Secret, UsersFile, UsersFileError, lock_name, parse_import,
+    },
+    events::rfc3339,
+    model::Timestamp,
     runtime::{
         folder::Folder,
         host,
@@ -26,7 +30,7 @@ use super::{
     output::{complain, print, print_line},
     printable,
 };
-use crate::cli::{PasswordArguments, Place, UserVerb};
+use crate::cli::{AppPasswordName, AppPasswordVerb, PasswordArguments, Place, UserVerb};
 
 pub fn user(verb: UserVerb) -> Result<()> {
     // Passwords are typed here.
@@ -37,6 +41,7 @@ pub fn user(verb: UserVerb) -> Result<()> {
         UserVerb::List { place } => list(&place),
         UserVerb::Remove { address, dry_run, place } => remove(&address, dry_run, &place),
         UserVerb::Import { file, dry_run, place } => import(&file, dry_run, &place),
+        UserVerb::AppPassword(verb) => app_password(&verb),
     }
 }
 
@@ -192,6 +197,46 @@ fn list(place: &Place) -> Result<()> {
         out.push_str(&format!("{:>8} {}{note}\n", user.id, user.address));
     }
     print(out)
+}
+
+fn app_password(verb: &AppPasswordVerb) -> Result<()> {
+    match verb {
+        AppPasswordVerb::Add { which: AppPasswordName { address, name }, place, json } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let add = |file: &mut UsersFile| Ok(file.add_app_password(address, name, now)?);
+            let password = Accounts::find(place)?.edit(add)?;
+            if !json {
+                return print_line(format_args!("{password}"));
+            }
+            let fields = [("address", address), ("name", name), ("password", &password)];
+            let fields = fields.map(|(name, value)| (name, json::text(value)));
+            print_line(format_args!("{}", json::object(&fields)))
+        }
+        AppPasswordVerb::List { address, place, json } => {
+            let file = Accounts::find(place)?.load()?;
+            let all = file.user(address)?.keyring.app_passwords();
+            let lines = all.map(|AppPassword { name, created }| match json {
+                true => {
+                    let fields = [("name", json::text(&name)), ("created", created.to_string())];
+                    json::object(&fields)
+                }
+                false => {
+                    let micros = i64::try_from(created).unwrap_or(0).saturating_mul(1_000_000);
+                    format!("{}  {}", rfc3339(Timestamp(micros)), printable(&name))
+                }
+            });
+            let lines: Vec<String> = lines.collect();
+            match json {
+                true => print_line(format_args!("{}", json::list(&lines))),
+                false => print(lines.iter().map(|line| format!("{line}\n")).collect::<String>()),
+            }
+        }
+        AppPasswordVerb::Remove { which: AppPasswordName { address, name }, place } => {
+            let remove = |file: &mut UsersFile| Ok(file.remove_app_password(address, name)?);
+            Accounts::find(place)?.edit(remove)?;
+            print_line(format_args!("removed the application password {name:?} of {address}"))
+        }
+    }
 }
 
 fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
