@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     directory::{
-        DirectoryFiles, DirectoryOptions, HostOptions, Inbound, Password, RouteOptions, RouteTo,
-        SenderOptions, TlsPolicy, socket_path,
+        DirectoryFiles, DirectoryOptions, HostOptions, Inbound, Master, Password, RouteOptions,
+        RouteTo, SenderOptions, TlsPolicy, socket_path,
     },
     model::Network,
 };
@@ -415,6 +415,9 @@ impl Settings {
             // Checked when the file was read.
             relay_networks: (self.smtp.relay_networks.iter())
                 .filter_map(|text| text.parse().ok())
+                .collect(),
+            masters: (self.authentication.masters.iter())
+                .filter_map(|text| Master::parse(text))
                 .collect(),
         }
     }

@@ -630,6 +630,8 @@ pub struct AuthenticationSection {
     pub failure_delay: Duration,
     /// Networks that are held to no limit by network, e.g. a webmail server.
     pub trusted_networks: Vec<String>,
+    /// Who may act for whom.
+    pub masters: Vec<String>,
 }
 
 impl Default for AuthenticationSection {
@@ -643,6 +645,7 @@ impl Default for AuthenticationSection {
             network_failures: guard.network_failures,
             failure_delay: guard.failure_delay,
             trusted_networks: Vec::new(),
+            masters: Vec::new(),
         }
     }
 }

@@ -19,7 +19,7 @@ use toml::{
 
 use super::{ConfigProblem, ConfigProblems};
 use crate::{
-    directory::{is_address, is_reply_text},
+    directory::{Master, is_address, is_reply_text},
     events::EventTarget,
     model::Network,
 };
@@ -78,6 +78,8 @@ enum Kind {
     Separators,
     /// Pairs "old=new" of domains.
     Rewrites,
+    /// Who may act for whom.
+    Masters,
     OneOf(&'static [&'static str]),
     Count(Bounds),
     /// In octets.
@@ -93,8 +95,8 @@ enum Kind {
 }
 
 use Kind::{
-    Addresses, Flag, Host, HostName, HostNames, Mailboxes, Name, Networks, OneOf, Rewrites,
-    RouteDomains, Separators, Server, Servers, Text,
+    Addresses, Flag, Host, HostName, HostNames, Mailboxes, Masters, Name, Networks, OneOf,
+    Rewrites, RouteDomains, Separators, Server, Servers, Text,
 };
 
 #[derive(Clone, Copy)]
@@ -254,6 +256,7 @@ pub const SETTINGS: &[Setting] = &[
     // A session must log in within one minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
+    optional("authentication.masters", Masters, "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]").reloaded(),
     setting("dns.servers", Servers, "[]"),
     setting("dns.trust_ad", Flag, "false"),
     setting("dns.validate", Flag, "false"),
@@ -557,6 +560,7 @@ impl Kind {
                     text.split_once('=').is_some_and(|(old, new)| is_domain(old) && is_domain(new))
                 });
             }
+            Masters => return each(value, false, |text| Master::parse(text).is_some()),
             Host => text.is_some_and(|text| host_and_port(text).is_some() || is_socket(text)),
             Text => text.is_some_and(is_reply_text),
             Separators => text.is_some_and(is_separators),
@@ -636,6 +640,9 @@ impl Kind {
             Kind::Mailbox => "a mail address".to_owned(),
             Separators => "a text of characters from + - _ = # ~, or \"\" for none".to_owned(),
             Rewrites => "a list of pairs \"old=new\" of domains".to_owned(),
+            Masters => {
+                "a list of \"master=whom\", whom: an address, @domain, or * for all".to_owned()
+            }
             OneOf(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
             }
@@ -1015,6 +1022,8 @@ mod tests {
         ("host = \"x\"", "5: host: no such setting; the settings outside sections are hostname,"),
         ("[addresses]\nseparators = \"+.\"",
          "6: addresses.separators: found \"+.\"; expected a text of characters from + - _"),
+        ("[authentication]\nmasters = [\"a@b.test=*\", \"a@b.test\"]",
+         "6: authentication.masters: found \"a@b.test\"; expected a list of \"master=whom\""),
         ("[addresses]\nrewrite_senders = [\"a.test=b.test\", \"c.test\"]",
          "6: addresses.rewrite_senders: found \"c.test\"; expected a list of pairs \"old=new\""),
 

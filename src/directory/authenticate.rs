@@ -390,8 +390,8 @@ mod tests {
 
     use super::{
         super::{
-            Directory, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile,
-            password,
+            Directory, DirectoryOptions, DirectorySnapshot, Master, PeerLimits, Secret,
+            SharedDirectory, UsersFile, password,
         },
         *,
     };
@@ -486,6 +486,35 @@ mod tests {
         assert!(matches!(prove("bob", None), Err(AuthenticationError::Limited { .. })));
         assert!(matches!(prove("bob", Some(&key)), Err(AuthenticationError::Limited { .. })));
         assert_eq!(prove("alice", Some(&key)), Ok(1), "others are not affected");
+    }
+
+    #[test]
+    fn masters_act_with_their_own_password() {
+        let mut file = UsersFile::new();
+        for name in ["admin@a.test", "alice@b.test", "carol@c.test"] {
+            let secret = Secret::of(name, None).expect("secret");
+            file.add(name, secret).expect("added");
+        }
+        let masters = vec![Master::parse("admin@a.test=@b.test").expect("a master")];
+        let options = DirectoryOptions { masters, ..DirectoryOptions::default() };
+        let snapshot = DirectorySnapshot::new(&file, &options).expect("snapshot");
+        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        let directory = Directory::new(shared, Rc::new(Pool::default()));
+        let act = |user: &str, other: &str| {
+            let identity = directory.authenticate(user, user, PEER, Duration::ZERO);
+            let identity = block_on(identity).expect("its own password");
+            let acted = block_on(directory.act_for(identity, other));
+            acted.map(|it| (it.address, it.master.map(String::from)))
+        };
+        let own = |name: &str| Ok((name.to_owned(), None));
+        let rejected = Err(AuthenticationError::Rejected);
+        let for_alice = ("alice@b.test".to_owned(), Some("admin@a.test".to_owned()));
+        assert_eq!(act("admin@a.test", "Alice@B.test"), Ok(for_alice));
+        assert_eq!(act("admin@a.test", "ADMIN@a.test"), own("admin@a.test"));
+        assert_eq!(act("admin@a.test", "carol@c.test"), rejected);
+        assert_eq!(act("admin@a.test", "nobody@b.test"), rejected);
+        assert_eq!(act("alice@b.test", "admin@a.test"), rejected);
+        assert_eq!(act("alice@b.test", "alice@b.test"), own("alice@b.test"));
     }
 
     #[test]

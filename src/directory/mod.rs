@@ -24,6 +24,7 @@ mod files;
 mod groups;
 mod guard;
 mod keyring;
+mod masters;
 mod password;
 mod routes;
 mod senders;
@@ -51,6 +52,7 @@ pub use self::{
     files::DirectoryError,
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     keyring::{AppPassword, AppPasswordError, Keyring, Salt},
+    masters::Master,
     password::{HashError, Secret, hash, hash_all},
     routes::{
         Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,
@@ -159,6 +161,8 @@ pub struct Identity {
     pub address: String,
     /// The name of the application password that was used; `None`: none was.
     pub app_password: Option<Box<str>>,
+    /// Who acts for the account: the address of a master; `None`: its owner.
+    pub master: Option<Box<str>>,
 }
 
 /// The answer for a log-in name.
@@ -191,7 +195,8 @@ impl LogIn {
     fn identity(self) -> Result<Identity, AuthenticationError> {
         match self {
             LogIn::Account(user) => {
-                Ok(Identity { account: user.id, address: user.address, app_password: None })
+                let (account, address) = (user.id, user.address);
+                Ok(Identity { account, address, app_password: None, master: None })
             }
             LogIn::Nobody { .. } => Err(AuthenticationError::Rejected),
         }
@@ -414,6 +419,28 @@ impl Directory {
     /// One spelling for all names that log in to one account, whether it exists or not.
     pub fn login_key(&self, name: &str) -> String {
         self.shared.snapshot.load().login_key(name)
+    }
+
+    /// `identity`, which has logged in, as it acts for `other` (RFC 4422 3.4.1): itself, or an
+    /// account that it is a master of.
+    ///
+    /// # Errors
+    /// It may not, or there is no such account: both are a wrong password.
+    pub async fn act_for(
+        &self,
+        identity: Identity,
+        other: &str,
+    ) -> Result<Identity, AuthenticationError> {
+        let other = self.login_key(other);
+        if other == self.login_key(&identity.address) {
+            return Ok(identity);
+        }
+        let Identity { address: master, app_password, .. } = identity;
+        if !self.shared.snapshot.load().may_act_for(&master, &other) {
+            return Err(AuthenticationError::Rejected);
+        }
+        let found = self.identity(&other).await?.ok_or(AuthenticationError::Rejected)?;
+        Ok(Identity { app_password, master: Some(master.into()), ..found })
     }
 
     /// The account that logs in as `user`, without a look at a password: somebody else checked it.

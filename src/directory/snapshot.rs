@@ -22,6 +22,7 @@ use super::{
     files::{DirectoryError, read_keys},
     groups::Groups,
     keyring::{ITERATIONS, SALT_SIZE},
+    masters::Master,
     password::{self, Secret},
     routes::{NextHop, RouteOptions, RouteTo, Routes},
     senders::{SenderOptions, Senders, SrsError, day},
@@ -47,6 +48,7 @@ pub struct DirectoryOptions {
     pub senders: SenderOptions,
     /// Clients that may send to other domains without a log-in.
     pub relay_networks: Vec<Network>,
+    pub masters: Vec<Master>,
 }
 
 impl Default for DirectoryOptions {
@@ -58,6 +60,7 @@ impl Default for DirectoryOptions {
             routes: Vec::new(),
             senders: SenderOptions::default(),
             relay_networks: Vec::new(),
+            masters: Vec::new(),
         }
     }
 }
@@ -92,6 +95,7 @@ pub struct DirectorySnapshot {
     routes: Routes,
     senders: Senders,
     relay_networks: Vec<Network>,
+    masters: Vec<Master>,
 }
 
 /// Finds accounts by their numbers.
@@ -313,6 +317,7 @@ impl DirectorySnapshot {
             routes: Routes::default(),
             senders: Senders::default(),
             relay_networks: Vec::new(),
+            masters: Vec::new(),
         }
     }
 
@@ -326,6 +331,7 @@ impl DirectorySnapshot {
         }
         snapshot.separators.clone_from(&options.separators);
         snapshot.relay_networks.clone_from(&options.relay_networks);
+        snapshot.masters.clone_from(&options.masters);
         for (index, user) in users.iter().enumerate() {
             if let Some(address) = Address::parse(&user.address) {
                 snapshot.domains.insert(address.domain);
@@ -489,6 +495,12 @@ impl DirectorySnapshot {
             true => NextHop::Local,
             false => self.routes.next_hop(&domain),
         }
+    }
+
+    /// Whether `master` may act for `other`; both are addresses as [`DirectorySnapshot::login_key`]
+    /// spells them.
+    pub(super) fn may_act_for(&self, master: &str, other: &str) -> bool {
+        self.masters.iter().any(|it| it.lets(master, other))
     }
 
     /// Whether clients at `peer` may send to other domains without a log-in.

@@ -205,6 +205,7 @@ events! {
     Logins / "login" / LogIn {
         trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId,
         address: &'a str, app_password: Option<&'a str>,
+        master: Option<&'a str>,
     }
     /// A log-in was refused. `name` is what the client sent, and may be anything.
     Logins / "login_refused" / LogInRefused {

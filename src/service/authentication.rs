@@ -127,9 +127,8 @@ impl Attempt<'_> {
                 outcome = self.check(user, means).await;
             }
         }
-        // Acting for another user is not supported (RFC 4616 4).
-        if authorization.is_some_and(|other| other != user) && outcome.is_ok() {
-            outcome = Err(AuthenticationError::Rejected);
+        if let (Some(other), Ok(identity)) = (authorization, &outcome) {
+            outcome = directory.act_for(identity.clone(), other).await;
         }
         self.count_and_tell(user, &outcome);
         if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
@@ -192,9 +191,17 @@ pub(super) fn tell_log_in(
     identity: &Identity,
 ) {
     let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
-    let Identity { account, address, app_password } = identity;
-    let (account, app_password) = (*account, app_password.as_deref());
-    shard.tell(&Event::LogIn { trail, protocol, peer, tls, account, address, app_password });
+    let Identity { account, address, app_password, master } = identity;
+    shard.tell(&Event::LogIn {
+        trail,
+        protocol,
+        peer,
+        tls,
+        account: *account,
+        address,
+        app_password: app_password.as_deref(),
+        master: master.as_deref(),
+    });
 }
 
 fn tell(

@@ -4,6 +4,7 @@ misbehaves."""
 import base64
 import hashlib
 import hmac
+import json
 import os
 import socket
 import ssl
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import unittest
 
-from demo import Demo
+from demo import BINARY, Demo
 
 HASHES = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
 USER, PASSWORD = "alice@demo.test", "demo"
@@ -134,7 +135,8 @@ class SaslTest(unittest.TestCase):
     def setUpClass(cls):
         cls.demo = Demo("--set", "authentication.failure_delay=0s",
                         "--set", "authentication.free_failures=100",
-                        "--set", "authentication.network_failures=1000")
+                        "--set", "authentication.network_failures=1000",
+                        "--set", "authentication.masters=[\"alice@demo.test=@demo.test\"]")
 
     @classmethod
     def tearDownClass(cls):
@@ -208,6 +210,53 @@ class SaslTest(unittest.TestCase):
             line.answer()
             said = line.respond(final)
             self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+
+    def test_application_passwords(self):
+        place = ["--dir", self.demo.directory]
+        command = [str(BINARY), "user", "app-password"]
+
+        def made(name, *options):
+            return self.run_client(*command, "add", "bob@demo.test", name, *options, *place).decode()
+
+        first = made("my telephone").strip()
+        second = json.loads(made("mutt", "--json"))
+        self.assertEqual((second["address"], second["name"]), ("bob@demo.test", "mutt"))
+        listed = json.loads(self.run_client(*command, "list", "bob@demo.test", "--json", *place))
+        self.assertEqual([each["name"] for each in listed], ["my telephone", "mutt"])
+        self.assertNotIn(first, json.dumps(listed))
+
+        def works(password, protocol="imap"):
+            plain = Line(self.demo, protocol)
+            plain.send(f"{plain.command} PLAIN {encoded(f'{chr(0)}bob@demo.test{chr(0)}{password}'.encode())}")
+            said = plain.answer()
+            scram = Scram("SCRAM-SHA-256", "bob@demo.test", password)
+            proved = Line(self.demo, protocol).scram("SCRAM-SHA-256", scram)
+            self.assertEqual(said[:4], proved[:4])
+            return said.startswith(WELCOME[protocol])
+
+        for protocol in ("imap", "pop3", "smtp"):
+            for password in (first, second["password"], "demo"):
+                self.assertTrue(works(password, protocol), (protocol, password))
+        self.assertFalse(works(first[:-1]))
+        self.run_client(*command, "remove", "bob@demo.test", "my telephone", *place)
+        self.assertFalse(works(first))
+        self.assertTrue(works(second["password"]))
+
+    def test_masters(self):
+        def answer(line, authorization, user="alice@demo.test"):
+            message = f"{authorization}\0{user}\0demo".encode()
+            line.send(f"{line.command} PLAIN {encoded(message)}")
+            return line.answer()
+
+        for protocol in ("imap", "pop3", "smtp"):
+            said = answer(Line(self.demo, protocol), "bob@demo.test")
+            self.assertTrue(said.startswith(WELCOME[protocol]), said)
+            for authorization, user in (("alice@demo.test", "bob@demo.test"), ("nobody", "alice")):
+                said = answer(Line(self.demo, protocol), authorization, user)
+                self.assertTrue(said.startswith(REFUSED[protocol]), said)
+            client = Scram("SCRAM-SHA-1", header="n,a=bob@demo.test,")
+            said = Line(self.demo, protocol).scram("SCRAM-SHA-1", client)
+            self.assertTrue(said.startswith(WELCOME[protocol]), said)
 
     def run_client(self, *command, stdin=b"Subject: x\r\n\r\nx\r\n"):
         done = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
