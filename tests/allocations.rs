@@ -124,6 +124,7 @@ async fn serve(
         options: Arc::new(ServiceOptions {
             hostname: "mail.demo.test".to_owned(),
             allow_plaintext_auth: true,
+            certificate_name: Default::default(),
             smtp: Default::default(),
             pop3: Default::default(),
             imap: Default::default(),

@@ -26,9 +26,11 @@ use crate::{
     queue::QueueOptions,
     resolver::{Name, Own, ResolverOptions},
     runtime::{
+        client_certificate::CertificateName,
         clients::{ClientLimits, ClientShare},
         resources::ResourceLimits,
         shard::ShardOptions,
+        tls::{CertificateError, TlsCertificates},
     },
     service::{
         ServiceOptions, imap::ImapOptions, intake::IntakeOptions, pop3::Pop3Options,
@@ -262,6 +264,18 @@ pub struct TlsFiles {
     /// Leaf first, then intermediates.
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// Authorities whose certificates clients may log in with.
+    pub client_authorities: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Of the first that cannot be used.
+    pub fn load(&self) -> Result<TlsCertificates, CertificateError> {
+        TlsCertificates::load(&self.certificate, &self.key, self.client_authorities.as_deref())
+    }
 }
 
 /// What the process as a whole may do.
@@ -632,6 +646,25 @@ pub struct AuthenticationSection {
     pub trusted_networks: Vec<String>,
     /// Who may act for whom.
     pub masters: Vec<String>,
+    /// What names an account in the certificate of a client.
+    pub certificate_name: CertificateWord,
+}
+
+#[derive(Clone, Copy, Default, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateWord {
+    #[default]
+    Email,
+    CommonName,
+}
+
+impl From<CertificateWord> for CertificateName {
+    fn from(word: CertificateWord) -> CertificateName {
+        match word {
+            CertificateWord::Email => CertificateName::Email,
+            CertificateWord::CommonName => CertificateName::CommonName,
+        }
+    }
 }
 
 impl Default for AuthenticationSection {
@@ -646,6 +679,7 @@ impl Default for AuthenticationSection {
             failure_delay: guard.failure_delay,
             trusted_networks: Vec::new(),
             masters: Vec::new(),
+            certificate_name: CertificateWord::default(),
         }
     }
 }
@@ -864,6 +898,7 @@ impl Settings {
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
             tls.key = base.join(&tls.key);
+            tls.client_authorities = tls.client_authorities.take().map(|path| base.join(path));
         }
     }
 
@@ -918,6 +953,7 @@ impl Settings {
         settings.tls = Some(TlsFiles {
             certificate: data_dir.join("certificate.pem"),
             key: data_dir.join("key.pem"),
+            client_authorities: None,
         });
         let runtime = &mut settings.runtime;
         if shards > 0 {
@@ -1018,6 +1054,7 @@ impl Settings {
         ServiceOptions {
             hostname: self.hostname.clone(),
             allow_plaintext_auth,
+            certificate_name: self.authentication.certificate_name.into(),
             smtp: self.smtp_options(),
             pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
             imap: ImapOptions {

@@ -190,6 +190,7 @@ pub const SETTINGS: &[Setting] = &[
     optional("listen.proxy_networks", Networks, "[\"192.0.2.7\", \"2001:db8::/64\"]"),
     required("tls.certificate", Kind::Path, "\"/etc/ringmail/fullchain.pem\""),
     required("tls.key", Kind::Path, "\"/etc/ringmail/privkey.pem\""),
+    optional("tls.client_authorities", Kind::Path, "\"/etc/ringmail/users-ca.pem\""),
     setting("process.core_dumps", Flag, "false"),
     setting("runtime.shards", count(1, SHARDS_MAX as u64).or_zero("one for each core"), "0"),
     setting("runtime.connections_per_shard", count(1, 10_000_000), "100000"),
@@ -256,6 +257,7 @@ pub const SETTINGS: &[Setting] = &[
     // A session must log in within one minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
+    setting("authentication.certificate_name", OneOf(&["email", "common_name"]), "\"email\""),
     optional("authentication.masters", Masters, "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]").reloaded(),
     setting("dns.servers", Servers, "[]"),
     setting("dns.trust_ad", Flag, "false"),

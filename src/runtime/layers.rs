@@ -19,6 +19,8 @@
 
 use std::rc::Rc;
 
+use rustls_pki_types::CertificateDer;
+
 use super::{
     budget::HolderId,
     channel_binding::Bound,
@@ -81,6 +83,11 @@ pub(super) trait Layer: Send {
     fn bound(&self) -> Option<&Bound> {
         None
     }
+
+    /// Of TLS: the peer's certificate, verified.
+    fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        None
+    }
 }
 
 /// A layer, and the input that it could not open yet.
@@ -136,6 +143,10 @@ impl Layers {
 
     pub(super) fn facts(&self) -> Option<TlsFacts> {
         self.each().find_map(Layer::facts)
+    }
+
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.each().find_map(Layer::peer_certificate)
     }
 
     pub(super) fn bound(&self) -> Option<&Bound> {

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod bell;
 pub mod budget;
 pub mod channel_binding;
+pub mod client_certificate;
 pub mod clients;
 mod commit;
 pub mod connect;

@@ -11,9 +11,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    InconsistentKeys, ServerConfig,
+    InconsistentKeys, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    server::{NoServerSessionStorage, ProducesTickets},
+    server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier},
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -69,6 +69,8 @@ fn unusable(error: &rustls::Error) -> String {
 pub struct Certificate {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// Clients are asked for certificates of these authorities; `None`: they are not asked.
+    authorities: Option<Arc<RootCertStore>>,
     /// For error messages.
     chain_path: PathBuf,
     key_path: PathBuf,
@@ -112,7 +114,24 @@ impl Certificate {
             error => not_pem(key_path, error),
         })?;
         let (chain_path, key_path) = (chain_path.to_owned(), key_path.to_owned());
-        Ok(Certificate { chain, key, chain_path, key_path })
+        Ok(Certificate { chain, key, authorities: None, chain_path, key_path })
+    }
+
+    /// Clients are asked for a certificate that one of the authorities in this file (PEM) has
+    /// signed. They need not have one; with another one they are refused.
+    pub fn asking(self, path: &Path) -> Result<Certificate, CertificateError> {
+        let pem = read(path)?;
+        let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| CertificateError::NotPem {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let mut authorities = RootCertStore::empty();
+        if authorities.add_parsable_certificates(found).0 == 0 {
+            let path = path.to_owned();
+            return Err(CertificateError::Missing { path, wanted: "authority" });
+        }
+        Ok(Certificate { authorities: Some(Arc::new(authorities)), ..self })
     }
 }
 
@@ -152,6 +171,52 @@ struct Current {
     end_point: Option<Arc<[u8]>>,
 }
 
+/// The configurations of all listeners.
+#[derive(Clone)]
+pub struct TlsContexts {
+    /// For other servers, which are asked for no certificate: many have one, of any authority.
+    pub peers: Arc<TlsContext>,
+    /// For mail programs.
+    pub users: Arc<TlsContext>,
+}
+
+/// The files of TLS, read.
+pub struct TlsCertificates {
+    peers: Certificate,
+    users: Certificate,
+}
+
+impl TlsCertificates {
+    /// Reads certificate, key, and the authorities of clients' certificates, if they are asked for
+    /// any.
+    pub fn load(
+        chain: &Path,
+        key: &Path,
+        authorities: Option<&Path>,
+    ) -> Result<TlsCertificates, CertificateError> {
+        let (peers, users) = (Certificate::load(chain, key)?, Certificate::load(chain, key)?);
+        let users = match authorities {
+            Some(path) => users.asking(path)?,
+            None => users,
+        };
+        Ok(TlsCertificates { peers, users })
+    }
+}
+
+impl TlsContexts {
+    pub fn new(certificates: TlsCertificates) -> Result<TlsContexts, CertificateError> {
+        let TlsCertificates { peers, users } = certificates;
+        Ok(TlsContexts { peers: TlsContext::new(peers)?, users: TlsContext::new(users)? })
+    }
+
+    /// Uses `certificates` for handshakes from now on. On error the old ones stay.
+    pub fn replace(&self, certificates: TlsCertificates) -> Result<(), CertificateError> {
+        let TlsCertificates { peers, users } = certificates;
+        self.users.replace(users)?;
+        self.peers.replace(peers)
+    }
+}
+
 /// The configuration for accepting TLS. Shared by all shards and listeners.
 pub struct TlsContext {
     current: ArcSwap<Current>,
@@ -170,7 +235,12 @@ impl TlsContext {
 
     /// Uses `certificate` for handshakes from now on. On error the old one stays.
     pub fn replace(&self, certificate: Certificate) -> Result<(), CertificateError> {
-        let current = Current::of(certificate, &self.provider, &self.ticketer)?;
+        // A ticket holds the client's certificate: those of authorities that are gone must not do.
+        let ticketer = match &certificate.authorities {
+            Some(_) => ring::Ticketer::new()?,
+            None => self.ticketer.clone(),
+        };
+        let current = Current::of(certificate, &self.provider, &ticketer)?;
         self.current.store(Arc::new(current));
         Ok(())
     }
@@ -194,17 +264,26 @@ impl Current {
     }
 }
 
-/// TLS 1.2 and 1.3, no client certificates, no ALPN, no early data (it can be replayed), no session
+/// TLS 1.2 and 1.3, no ALPN, no early data (it can be replayed), no session
 /// cache: tickets carry everything that resumption needs.
 fn server_config(
     certificate: Certificate,
     provider: &Arc<CryptoProvider>,
     ticketer: &Arc<dyn ProducesTickets>,
 ) -> Result<ServerConfig, CertificateError> {
-    let Certificate { chain, key, chain_path, key_path } = certificate;
+    let Certificate { chain, key, authorities, chain_path, key_path } = certificate;
+    let verifier = match authorities {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authorities) => {
+            WebPkiClientVerifier::builder_with_provider(authorities, provider.clone())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?
+        }
+    };
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|error| CertificateError::Unusable { chain: chain_path, key: key_path, error })?;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -28,6 +28,8 @@ use rustls::{
     },
 };
 
+use rustls_pki_types::CertificateDer;
+
 use super::{
     channel_binding::Bound,
     connection::ConnectionError,
@@ -315,6 +317,11 @@ impl<S: Side> Layer for TlsSession<S> {
 
     fn bound(&self) -> Option<&Bound> {
         self.side.bound().filter(|_| self.handshake_done)
+    }
+
+    fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let chain = self.side.common().peer_certificates().filter(|_| self.handshake_done)?;
+        chain.first()
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
         mesh::{MeshError, MeshGate, MeshSeat},
         resources::ShardResources,
         shard::ShardContext,
-        tls::TlsContext,
+        tls::TlsContexts,
         worker::WorkerPool,
     },
     service::{
@@ -59,7 +59,7 @@ pub(super) struct Plan {
     pub shard_count: u16,
     pub data: Arc<DataDirectory>,
     pub directory: Arc<SharedDirectory>,
-    pub tls: Option<Arc<TlsContext>>,
+    pub tls: Option<TlsContexts>,
     pub workers: WorkerPool,
     pub signing: Signing,
     /// Where what becomes of TLS is handed over; nothing is counted if `None`.

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use crate::{
     config::Listen,
     metrics::Protocol,
     model::MailClass,
-    runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContext},
+    runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContexts},
 };
 
 /// The protocol of a port and whether it starts with TLS.
@@ -52,9 +51,13 @@ impl Service {
     }
 
     /// TLS from the first byte, or on request if there is a certificate.
-    pub(super) fn tls_mode(self, tls: Option<&Arc<TlsContext>>) -> TlsMode {
+    pub(super) fn tls_mode(self, tls: Option<&TlsContexts>) -> TlsMode {
         let implicit = matches!(self, Service::Submissions | Service::Pop3s | Service::Imaps);
-        match tls {
+        let context = tls.map(|tls| match self {
+            Service::Smtp | Service::Lmtp => &tls.peers,
+            _ => &tls.users,
+        });
+        match context {
             None => TlsMode::Off,
             Some(context) if implicit => TlsMode::Implicit(context.clone()),
             Some(context) => TlsMode::Upgrade(context.clone()),

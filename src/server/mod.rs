@@ -53,7 +53,7 @@ use crate::{
         privilege,
         shard::{self, ShardOptions},
         signal::{self, Signal, SignalThread},
-        tls::{Certificate, TlsContext},
+        tls::TlsContexts,
         tls_client::Trust,
         worker::WorkerPool,
     },
@@ -314,7 +314,7 @@ pub struct Reloadable {
     directory: Arc<SharedDirectory>,
     key_folder: KeyFolder,
     keys: Arc<SharedKeyring>,
-    tls: Option<Arc<TlsContext>>,
+    tls: Option<TlsContexts>,
     tls_files: Option<crate::config::TlsFiles>,
     /// Of the queue for other servers; shards look at it now and then.
     queue: Arc<ArcSwap<QueueOptions>>,
@@ -347,9 +347,7 @@ impl Reloadable {
         let keys = SharedKeyring::new(Keyring::load(&key_folder)?);
         let tls_files = settings.tls.clone();
         let tls = match &tls_files {
-            Some(files) => {
-                Some(TlsContext::new(Certificate::load(&files.certificate, &files.key)?)?)
-            }
+            Some(files) => Some(TlsContexts::new(files.load()?)?),
             None => None,
         };
         let reloadable = Reloadable {
@@ -419,7 +417,7 @@ impl Reloadable {
         let (snapshot, warnings) = DirectorySnapshot::load(&files, &options)?;
         let keys = Keyring::load(&self.key_folder)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
-            tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
+            tls.replace(files.load()?)?;
         }
         self.keys.replace(keys);
         if let Some(settings) = &settings {

@@ -39,8 +39,23 @@ pub(super) fn mechanisms(shard: &Shard, connection: &Connection) -> Mechanisms {
         (is_private || !it.needs_privacy())
             && (has_keys || !it.needs_keys())
             && (connection.is_bound() || !it.binds())
+            && (!it.needs_certificate() || certificate_is_known(shard, connection))
     };
     Mechanism::ALL.into_iter().filter(works).collect()
+}
+
+/// The names in the client's certificate.
+fn certificate_names(shard: &Shard, connection: &Connection) -> Vec<String> {
+    let now = Duration::from_micros(u64::try_from(shard.executor.now().0).unwrap_or_default());
+    connection.certificate_names(shard.options.certificate_name, now)
+}
+
+/// Whether the client's certificate is an account's. Accounts of a backend are not asked for.
+fn certificate_is_known(shard: &Shard, connection: &Connection) -> bool {
+    let is_account = |name: &String| {
+        shard.directory.has_backend() || shard.directory.account_named(name).is_some()
+    };
+    certificate_names(shard, connection).iter().any(is_account)
 }
 
 /// An attempt to log in: answers the questions of an exchange, and keeps the last answer until the
@@ -64,6 +79,9 @@ impl LogIn {
             Question::Password { credentials, authorization } => {
                 let Credentials { user, password } = credentials;
                 attempt.make(&user, authorization.as_deref(), Means::Password(&password)).await
+            }
+            Question::Certificate { authorization } => {
+                attempt.by_certificate(authorization.as_deref()).await
             }
             Question::Keys { user, hash, binding } => {
                 match attempt.ground(&user, hash, binding).await {
@@ -144,6 +162,33 @@ impl Attempt<'_> {
             Means::Password(password) => directory.authenticate(user, password, peer, now).await,
             Means::Proof { hash, proved } => directory.prove(user, hash, proved, peer, now).await,
         }
+    }
+
+    /// Logs in the account that the client's certificate names. If it names several, the client
+    /// says which, or the first one counts.
+    async fn by_certificate(
+        &self,
+        authorization: Option<&str>,
+    ) -> Result<Identity, AuthenticationError> {
+        let directory = &self.shard.directory;
+        let names = certificate_names(self.shard, self.connection);
+        let wanted = authorization.map(|name| directory.login_key(name));
+        let mut outcome = Err(AuthenticationError::Rejected);
+        for name in &names {
+            let found = match directory.identity(name).await {
+                Ok(found) => found.ok_or(AuthenticationError::Rejected),
+                Err(error) => Err(error.into()),
+            };
+            let is_wanted = wanted.as_ref().is_some_and(|it| *it == directory.login_key(name));
+            if found.is_ok() && (outcome.is_err() || is_wanted) {
+                outcome = found;
+            }
+        }
+        if let (Some(other), Ok(identity)) = (authorization, &outcome) {
+            outcome = directory.act_for(identity.clone(), other).await;
+        }
+        self.count_and_tell(names.first().map_or("", String::as_str), &outcome);
+        outcome
     }
 
     /// What the client must prove.

@@ -17,6 +17,7 @@ use crate::{
     queue::{Queue, QueueOptions, SiteSlots},
     resolver::Resolver,
     runtime::{
+        client_certificate::CertificateName,
         connect::Sockets,
         executor::{Executor, Priority},
         mesh::Mesh,
@@ -143,6 +144,8 @@ pub struct ServiceOptions {
     pub hostname: String,
     /// AUTH and LOGIN without TLS: true in demo only.
     pub allow_plaintext_auth: bool,
+    /// What names an account in the certificate of a client.
+    pub certificate_name: CertificateName,
     pub smtp: smtp::SmtpOptions,
     pub pop3: pop3::Pop3Options,
     pub imap: imap::ImapOptions,
@@ -160,6 +163,7 @@ impl Default for ServiceOptions {
         ServiceOptions {
             hostname: "localhost".to_owned(),
             allow_plaintext_auth: false,
+            certificate_name: CertificateName::default(),
             smtp: Default::default(),
             pop3: Default::default(),
             imap: Default::default(),

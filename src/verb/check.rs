@@ -13,7 +13,7 @@ use ringmail::{
         folder::Folder,
         host,
         privilege::{self, PrivilegeError},
-        tls::{Certificate, TlsContext},
+        tls::TlsContexts,
         tls_client::Trust,
     },
     server::{self, access, data_dir},
@@ -184,9 +184,9 @@ fn counted(count: usize, one: &str, several: &str) -> String {
 
 /// Reads as the server's user, who may be denied files of root's.
 fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<()> {
-    let certificate = as_server(settings, || Certificate::load(&files.certificate, &files.key))??;
+    let certificates = as_server(settings, || files.load())??;
     // Whether the key belongs to the certificate.
-    TlsContext::new(certificate)?;
+    TlsContexts::new(certificates)?;
     Ok(())
 }
 

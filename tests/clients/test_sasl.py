@@ -6,13 +6,15 @@ import hashlib
 import hmac
 import json
 import os
+import pathlib
+import smtplib
 import socket
 import ssl
 import subprocess
 import tempfile
 import unittest
 
-from demo import BINARY, Demo
+from demo import BINARY, Demo, free_port_base
 
 HASHES = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
 USER, PASSWORD = "alice@demo.test", "demo"
@@ -60,7 +62,7 @@ class Scram:
 class Line:
     """An IMAP, POP3 or SMTP connection; `prefix` is what challenges begin with."""
 
-    def __init__(self, demo, protocol, tls=False):
+    def __init__(self, demo, protocol, tls=False, certificate=None):
         self.protocol = protocol
         plain = {"imap": "imap", "pop3": "pop3", "smtp": "submission"}[protocol]
         private = {"imap": "imaps", "pop3": "pop3s", "smtp": "submissions"}[protocol]
@@ -68,6 +70,8 @@ class Line:
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if certificate:
+                context.load_cert_chain(*certificate)
             self.socket = context.wrap_socket(self.socket)
         self.file = self.socket.makefile("rb")
         self.file.readline()
@@ -280,6 +284,93 @@ class SaslTest(unittest.TestCase):
                 file.flush()
                 os.chmod(file.name, 0o600)
                 self.run_client("msmtp", "-C", file.name, "bob@demo.test")
+
+
+class CertificateTest(unittest.TestCase):
+    """EXTERNAL, with certificates that openssl makes."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = pathlib.Path(self.folder.name)
+        self.base = free_port_base()
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                     "-keyout", "ca.key", "-out", "ca.pem", "-days", "9", "-subj", "/CN=ours")
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                     "-keyout", "other.key", "-out", "other.pem", "-days", "9", "-subj", "/CN=other")
+        for name, authority, days in (("alice", "ca", 9), ("nobody", "ca", 9), ("mallory", "other", 9)):
+            user = "alice" if name == "mallory" else name
+            (self.path / "names").write_text(f"subjectAltName=email:{user}@demo.test\n")
+            self.openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                         "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={user}")
+            self.openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey",
+                         f"{authority}.key", "-CAcreateserial", "-out", f"{name}.pem", "-days", str(days),
+                         "-extfile", "names")
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                     "-keyout", "key.pem", "-out", "cert.pem", "-days", "9", "-subj", "/CN=localhost")
+        self.port = {name: self.base + port for name, port in Demo.STANDARD.items()}
+        listen = "\n".join(f'{name} = ["127.0.0.1:{port}"]' for name, port in self.port.items())
+        (self.path / "ringmail.toml").write_text(
+            f'hostname = "localhost"\ndomains = ["demo.test"]\ndata_dir = "data"\n[listen]\n{listen}\n'
+            '[tls]\ncertificate = "cert.pem"\nkey = "key.pem"\nclient_authorities = "ca.pem"\n'
+            '[runtime]\nshards = 1\nconnections_per_shard = 100\n'
+            '[authentication]\nfailure_delay = "0s"\nmasters = ["alice@demo.test=bob@demo.test"]\n'
+            '[dns]\nservers = ["127.0.0.1:9"]\n')
+        for user in ("alice", "bob"):
+            subprocess.run([BINARY, "user", "add", f"{user}@demo.test", "--config", self.path / "ringmail.toml"],
+                           input=b"demo\n", check=True, capture_output=True)
+        self.server = subprocess.Popen([BINARY, "serve", "--config", self.path / "ringmail.toml"],
+                                       stdout=subprocess.PIPE)
+        line = b""
+        while b"ready" not in line:
+            line = self.server.stdout.readline()
+            self.assertTrue(line, "the server has not started")
+
+    def tearDown(self):
+        self.server.terminate()
+        self.server.wait(30)
+        self.server.stdout.close()
+        self.folder.cleanup()
+
+    def openssl(self, *arguments):
+        subprocess.run(["openssl", *arguments], cwd=self.path, check=True, capture_output=True)
+
+    def line(self, protocol, name):
+        certificate = name and (self.path / f"{name}.pem", self.path / f"{name}.key")
+        return Line(self, protocol, True, certificate)
+
+    def external(self, protocol, name, authorization=""):
+        line = self.line(protocol, name)
+        line.send(f"{line.command} EXTERNAL {encoded(authorization.encode()) or '='}")
+        return line.answer()
+
+    def test_certificates_log_in(self):
+        for protocol in ("imap", "pop3", "smtp"):
+            with self.subTest(protocol=protocol):
+                self.assertIn("EXTERNAL", self.line(protocol, "alice").mechanisms())
+                self.assertNotIn("EXTERNAL", self.line(protocol, None).mechanisms())
+                self.assertNotIn("EXTERNAL", self.line(protocol, "nobody").mechanisms())
+                for authorization in ("", "alice@demo.test", "bob@demo.test"):
+                    said = self.external(protocol, "alice", authorization)
+                    self.assertTrue(said.startswith(WELCOME[protocol]), said)
+                said = self.external(protocol, "alice", "nobody@demo.test")
+                self.assertTrue(said.startswith(REFUSED[protocol]), said)
+                for name in (None, "nobody"):
+                    said = self.external(protocol, name)
+                    self.assertTrue(said[:4] in ("a NO", "-ERR", "504 "), said)
+                # Signed by somebody else: not even a connection.
+                with self.assertRaises((OSError, IndexError, AttributeError)):
+                    said = self.external(protocol, "mallory")
+                    self.assertTrue(said.startswith(WELCOME[protocol]), said)
+                    raise OSError
+
+    def test_other_servers_are_asked_for_none(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.load_cert_chain(self.path / "mallory.pem", self.path / "mallory.key")
+        with smtplib.SMTP("127.0.0.1", self.port["smtp"]) as client:
+            client.starttls(context=context)
+            self.assertEqual(client.ehlo()[0], 250)
+            client.sendmail("x@y.test", ["alice@demo.test"], "Subject: x\r\n\r\nx\r\n")
 
 
 if __name__ == "__main__":

@@ -333,6 +333,7 @@ pub fn options(plaintext: bool) -> ServiceOptions {
     ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: plaintext,
+        certificate_name: Default::default(),
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),

@@ -133,6 +133,7 @@ fn service_options() -> ServiceOptions {
     ServiceOptions {
         hostname: "mail.example".to_owned(),
         allow_plaintext_auth: false,
+        certificate_name: Default::default(),
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),

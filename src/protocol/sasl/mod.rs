@@ -11,6 +11,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod external;
 mod login;
 mod plain;
 pub mod scram;
@@ -33,6 +34,7 @@ pub const PASSWORD_MAX: usize = 1024;
 /// Mechanisms that the server knows, in the order of announcement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mechanism {
+    External,
     ScramSha256Plus,
     ScramSha1Plus,
     ScramSha256,
@@ -44,7 +46,8 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// In the order of announcement.
-    pub const ALL: [Mechanism; 6] = [
+    pub const ALL: [Mechanism; 7] = [
+        Mechanism::External,
         Mechanism::ScramSha256Plus,
         Mechanism::ScramSha1Plus,
         Mechanism::ScramSha256,
@@ -55,6 +58,7 @@ impl Mechanism {
 
     pub fn name(self) -> &'static str {
         match self {
+            Mechanism::External => "EXTERNAL",
             Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Mechanism::ScramSha1Plus => "SCRAM-SHA-1-PLUS",
             Mechanism::ScramSha256 => "SCRAM-SHA-256",
@@ -77,6 +81,11 @@ impl Mechanism {
         matches!(self, Mechanism::ScramSha256Plus | Mechanism::ScramSha1Plus)
     }
 
+    /// Whether the client must have shown a certificate that names an account.
+    pub fn needs_certificate(self) -> bool {
+        self == Mechanism::External
+    }
+
     /// Whether accounts need stored keys for it.
     pub fn needs_keys(self) -> bool {
         self.binds() || matches!(self, Mechanism::ScramSha256 | Mechanism::ScramSha1)
@@ -88,6 +97,7 @@ impl Mechanism {
             Box::new(Scram::new(hash, self.binds(), plus_is_offered))
         };
         match self {
+            Mechanism::External => Box::new(external::External),
             Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => scram(scram::Hash::Sha256),
             Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => scram(scram::Hash::Sha1),
             Mechanism::Plain => Box::new(plain::Plain),
@@ -197,6 +207,8 @@ pub enum Question {
         /// Whom to act for, if the client named somebody (RFC 4422 3.4.1).
         authorization: Option<String>,
     },
+    /// Whether the client's certificate is a user's, and whether he may act for another one.
+    Certificate { authorization: Option<String> },
     /// What `user` must prove: [`Answer::Ground`].
     Keys { user: String, hash: scram::Hash, binding: Option<Binding> },
     /// Whether the client may have tried, and whether the user may act for another one.
@@ -428,6 +440,27 @@ mod tests {
         }
         assert!(matches!(exchange.respond(b"dGlt"), Step::Failed(_)), "{case:?} is not over");
         assert!(matches!(exchange.answer(Answer::Accepted), Step::Failed(_)), "{case:?}");
+    }
+
+    /// RFC 4422 A.4: its examples.
+    #[test]
+    fn external_sends_only_whom_to_act_for() {
+        let ask = |authorization: Option<&str>| {
+            let authorization = authorization.map(str::to_owned);
+            Step::Ask(Question::Certificate { authorization })
+        };
+        let start = |response: Option<&[u8]>| {
+            Exchange::start(Mechanism::External, Mechanisms::ALL, response)
+        };
+        let fred = STANDARD.encode("fred@example.com");
+        assert_eq!(start(Some(b"=")).1, ask(None));
+        assert_eq!(start(Some(fred.as_bytes())).1, ask(Some("fred@example.com")));
+        let (mut exchange, step) = start(None);
+        assert_eq!(step, Step::Challenge(String::new()));
+        assert_eq!(exchange.respond(b""), ask(None));
+        assert_eq!(exchange.answer(Answer::Accepted), Step::Over);
+        let invalid = SaslError::Malformed("invalid user name");
+        assert_eq!(start(Some(b"YQBi")).1, Step::Failed(invalid));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
 use super::{
     super::{
         channel_binding::{Bound, ChannelBinding},
+        client_certificate::{self, CertificateName},
         tls::TlsContext,
         tls_client::{ClientTls, TlsFacts},
         tls_session::TlsSession,
@@ -133,6 +134,13 @@ impl Connection {
 
     pub fn is_tls(&self) -> bool {
         self.layers.are_private()
+    }
+
+    /// The names in the client's certificate, if it has shown one that is valid at `now`, since
+    /// 1970.
+    pub fn certificate_names(&self, which: CertificateName, now: Duration) -> Vec<String> {
+        let certificate = self.layers.peer_certificate();
+        certificate.map(|it| client_certificate::names(it, which, now)).unwrap_or_default()
     }
 
     /// Whether [`Connection::bound_to`] has anything.
