@@ -27,18 +27,18 @@ fi
 step "Format and lints"
 cargo fmt --all --check
 if cargo clippy --version > /dev/null 2>&1; then
-  cargo clippy --workspace --all-targets --quiet -- -D warnings
+  cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
 fi
 
 step "Tests in the tree"
 cargo test --workspace --quiet
 
 step "Release build"
-cargo build --release --quiet
+cargo build --release --quiet --features ringmail/simulator
 
 step "Simulation: crashes and disk faults from seeds, planted bugs"
-cargo run --release --quiet --bin simulate -- --seeds 600
-cargo run --release --quiet --bin simulate -- --plant all
+target/release/simulate --seeds 600
+target/release/simulate --plant all
 
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify test_dns \

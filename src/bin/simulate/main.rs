@@ -155,7 +155,7 @@ fn name_seed_on_panic() {
 
 fn reproduction(seed: u64, plant: Option<&str>) -> String {
     let plant = plant.map_or(String::new(), |name| format!(" --plant {name}"));
-    format!("cargo run --release --bin simulate -- --seed {seed}{plant}")
+    format!("cargo run --release --features simulator --bin simulate -- --seed {seed}{plant}")
 }
 
 fn run_one(seed: u64, plant: Option<Plant>, steps: Option<usize>) -> Result<Tally, Complaint> {
