@@ -40,7 +40,7 @@ fn refused() {
         ("COMPRESS LZW", "unknown compression"),
         ("COMPRESS DEFLATE DEFLATE", "unexpected"),
         ("UNAUTHENTICATE x", "unexpected"),
-        ("LANGUAGE (en)", "expected"),
+        ("LANGUAGE (en)", "missing"),
         ("LOGIN", "arguments"),
         ("LOGIN x", "arguments"),
         ("LOGIN x ", "string is missing"),
