@@ -80,7 +80,7 @@ impl Capabilities {
         self.rows |= 1 << capability as u32;
     }
 
-    pub fn without(self, capability: Capability) -> Capabilities {
+    pub const fn without(self, capability: Capability) -> Capabilities {
         Capabilities { rows: self.rows & !(1 << capability as u32), ..self }
     }
 
@@ -189,9 +189,9 @@ mod tests {
         .join(" ");
         assert_eq!(
             told(State::NotAuthenticated, true, false),
-            format!(" IMAP4rev1 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")
+            format!(" IMAP4rev1 IMAP4rev2 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")
         );
-        let after = format!(" IMAP4rev1 LITERAL+ {extensions}");
+        let after = format!(" IMAP4rev1 IMAP4rev2 LITERAL+ {extensions}");
         assert_eq!(told(State::Authenticated, true, false), after);
         assert_eq!(told(State::Selected, false, true), after);
     }

@@ -38,7 +38,7 @@ pub use fetch_response::{FetchResponse, Naming};
 pub use flag_list::FlagList;
 pub use frame::{Frame, Framer, Limits};
 pub use literal::Literal;
-pub use name::{MailboxName, NameError, SEPARATOR, new_name};
+pub use name::{MailboxName, NameError, NameForm, SEPARATOR, new_name};
 pub use pattern::{ListPattern, PATTERN_MAX};
 pub use response::{Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer};
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};

@@ -1,4 +1,5 @@
-//! Mailbox names: modified UTF-7 on the wire (RFC 3501 5.1.3), UTF-8 everywhere else.
+//! Mailbox names: modified UTF-7 on the wire (RFC 3501 5.1.3), UTF-8 everywhere else, and on the wire
+//! too once the client enabled that (RFC 9051 5.1).
 //!
 //! Decoding is strict: of all spellings of a name only the one that [`encode`] produces is
 //! accepted, so that no two names on the wire are one mailbox (RFC 3501 5.1.3: "MUST NOT").
@@ -11,6 +12,15 @@ pub const SEPARATOR: char = '/';
 /// Modified base64: `,` stands for the `/` of base64, there is no padding.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+,";
 
+/// How names are written on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum NameForm {
+    #[default]
+    ModifiedUtf7,
+    /// RFC 9051 5.1
+    Utf8,
+}
+
 /// A mailbox name as the client sent it. For LIST also a pattern or a reference.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MailboxName<'a>(pub Cow<'a, [u8]>);
@@ -18,7 +28,7 @@ pub struct MailboxName<'a>(pub Cow<'a, [u8]>);
 /// Why a name is not valid here; the text is suitable for a `NO [CANNOT]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NameError {
-    #[error("mailbox name is not valid modified UTF-7")]
+    #[error("mailbox name is not encoded as it should be")]
     Encoding,
     #[error("mailbox name has a control character")]
     Control,
@@ -27,8 +37,11 @@ pub enum NameError {
 impl MailboxName<'_> {
     /// The name in UTF-8. A first level `inbox` in any case becomes `INBOX` (RFC 3501 5.1);
     /// borrowed unless something had to be decoded or folded. `*` and `%` of a pattern are kept.
-    pub fn to_utf8(&self) -> Result<Cow<'_, str>, NameError> {
-        let name = decode(&self.0)?;
+    pub fn to_utf8(&self, form: NameForm) -> Result<Cow<'_, str>, NameError> {
+        let name = match form {
+            NameForm::ModifiedUtf7 => decode(&self.0)?,
+            NameForm::Utf8 => Cow::Borrowed(utf8(&self.0)?),
+        };
         let (first, rest) = name.split_at(name.find(SEPARATOR).unwrap_or(name.len()));
         if first != "INBOX" && first.eq_ignore_ascii_case("INBOX") {
             return Ok(Cow::Owned(format!("INBOX{rest}")));
@@ -52,6 +65,12 @@ pub fn new_name(name: &str) -> Result<&str, &'static str> {
         true => Err("Mailbox names cannot contain control characters"),
         false => Ok(name),
     }
+}
+
+/// A name that is UTF-8 on the wire. Refuses control characters.
+fn utf8(raw: &[u8]) -> Result<&str, NameError> {
+    let name = std::str::from_utf8(raw).map_err(|_| NameError::Encoding)?;
+    if name.chars().any(char::is_control) { Err(NameError::Control) } else { Ok(name) }
 }
 
 /// Decodes modified UTF-7. Refuses control characters, encoded or not.
@@ -173,7 +192,7 @@ mod tests {
     #[track_caller]
     fn check(wire: &[u8], expected: Result<&str, NameError>) {
         let name = MailboxName(Cow::Borrowed(wire));
-        let got = name.to_utf8();
+        let got = name.to_utf8(NameForm::ModifiedUtf7);
         assert_eq!(got.as_deref(), expected.as_ref().copied(), "{}", wire.escape_ascii());
     }
 
@@ -222,6 +241,24 @@ mod tests {
         }
     }
 
+    /// RFC 9051 5.1: `&` is a letter like any other.
+    #[test]
+    fn names_in_utf8() {
+        const CASES: &[(&[u8], Result<&str, NameError>)] = &[
+            (b"inbox/Entw\xc3\xbcrfe", Ok("INBOX/Entw\u{fc}rfe")),
+            (b"Tom & Jerry", Ok("Tom & Jerry")),
+            (b"&AOQ-", Ok("&AOQ-")),
+            (b"\xff", Err(NameError::Encoding)),
+            (b"a\tb", Err(NameError::Control)),
+            (b"\xc2\x85", Err(NameError::Control)),
+        ];
+        for &(wire, expected) in CASES {
+            let name = MailboxName(Cow::Borrowed(wire));
+            let got = name.to_utf8(NameForm::Utf8);
+            assert_eq!(got.as_deref(), expected.as_ref().copied(), "{}", wire.escape_ascii());
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_encoded_decodes_to_itself(name in "[^\\p{Cc}]{0,40}") {
@@ -240,7 +277,11 @@ mod tests {
 
         #[test]
         fn any_octets_are_survived(wire in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = MailboxName(Cow::Owned(wire)).to_utf8();
+            let name = MailboxName(Cow::Owned(wire));
+            let _ = name.to_utf8(NameForm::ModifiedUtf7);
+            if let Ok(text) = name.to_utf8(NameForm::Utf8) {
+                prop_assert!(text.as_bytes().eq_ignore_ascii_case(&name.0));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::{
     capability::Capabilities,
     mailbox::status::StatusItems,
-    name::{self, SEPARATOR},
+    name::{self, NameForm, SEPARATOR},
     sequence::write_set,
     write::{push_astring, push_nstring, push_number, push_string},
 };
@@ -172,6 +172,8 @@ pub struct ListItem<'a> {
     pub special_use: Option<SpecialUse>,
     /// `CHILDINFO ("SUBSCRIBED")` (RFC 5258 3.5): a child matched RECURSIVEMATCH.
     pub child_subscribed: bool,
+    /// OLDNAME (RFC 9051 7.3.1): what the client calls it.
+    pub old_name: Option<&'a str>,
 }
 
 /// Values for STATUS; those not requested are ignored.
@@ -185,6 +187,8 @@ pub struct StatusValues {
     pub highest_mod_seq: ModSeq,
     /// Octets.
     pub size: u64,
+    /// Messages with `\Deleted`.
+    pub deleted: u32,
 }
 
 /// The result of ESEARCH (RFC 4731 3.1); absent parts are left out.
@@ -202,11 +206,17 @@ pub struct SearchResult<'a> {
 /// Appends responses to an output buffer.
 pub struct Writer<'o> {
     out: &'o mut Vec<u8>,
+    names: NameForm,
 }
 
 impl<'o> Writer<'o> {
     pub fn new(out: &'o mut Vec<u8>) -> Writer<'o> {
-        Writer { out }
+        Writer { out, names: NameForm::ModifiedUtf7 }
+    }
+
+    /// The same with mailbox names in this form.
+    pub fn with_names(self, names: NameForm) -> Writer<'o> {
+        Writer { names, ..self }
     }
 
     /// `tag OK [code] text`.
@@ -332,9 +342,10 @@ impl<'o> Writer<'o> {
             (StatusItems::UNSEEN, "UNSEEN ", u64::from(values.unseen)),
             (StatusItems::HIGHEST_MOD_SEQ, "HIGHESTMODSEQ ", values.highest_mod_seq.0),
             (StatusItems::SIZE, "SIZE ", values.size),
+            (StatusItems::DELETED, "DELETED ", u64::from(values.deleted)),
         ];
         self.out.extend_from_slice(b"* STATUS ");
-        push_mailbox(self.out, name);
+        self.mailbox(name);
         let mut before: &[u8] = b" (";
         for (item, label, value) in rows {
             if items.contains(item) {
@@ -349,7 +360,7 @@ impl<'o> Writer<'o> {
     /// RFC 4314 3.6; `name` in UTF-8, entries as identifiers and their rights.
     pub fn acl(&mut self, name: &str, entries: &[(String, Rights)]) {
         self.out.extend_from_slice(b"* ACL ");
-        push_mailbox(self.out, name);
+        self.mailbox(name);
         for (identifier, rights) in entries {
             self.out.push(b' ');
             push_astring(self.out, identifier.as_bytes());
@@ -363,7 +374,7 @@ impl<'o> Writer<'o> {
     /// granted by itself, and the virtual ones too (RFC 4314 2.1.1).
     pub fn list_rights(&mut self, name: &str, identifier: &[u8], required: Rights) {
         self.out.extend_from_slice(b"* LISTRIGHTS ");
-        push_mailbox(self.out, name);
+        self.mailbox(name);
         self.out.push(b' ');
         push_astring(self.out, identifier);
         self.out.push(b' ');
@@ -378,7 +389,7 @@ impl<'o> Writer<'o> {
     /// RFC 4314 3.8.
     pub fn my_rights(&mut self, name: &str, rights: Rights) {
         self.out.extend_from_slice(b"* MYRIGHTS ");
-        push_mailbox(self.out, name);
+        self.mailbox(name);
         self.out.push(b' ');
         push_astring(self.out, rights.told().as_bytes());
         self.line_end();
@@ -432,11 +443,42 @@ impl<'o> Writer<'o> {
         let names = named.map(|&(_, name)| name).chain(item.special_use.map(SpecialUse::attribute));
         push_list(self.out, names);
         self.out.extend_from_slice(b" \"/\" ");
-        push_mailbox(self.out, item.name);
+        self.mailbox(item.name);
+        let mut before: &[u8] = b" (";
         if item.child_subscribed {
-            self.out.extend_from_slice(b" (\"CHILDINFO\" (\"SUBSCRIBED\"))");
+            self.out.extend_from_slice(before);
+            self.out.extend_from_slice(b"\"CHILDINFO\" (\"SUBSCRIBED\")");
+            before = b" ";
+        }
+        if let Some(name) = item.old_name {
+            self.out.extend_from_slice(before);
+            self.out.extend_from_slice(b"\"OLDNAME\" (");
+            self.mailbox(name);
+            self.out.push(b')');
+            before = b" ";
+        }
+        if before == b" " {
+            self.out.push(b')');
         }
         self.line_end();
+    }
+
+    /// A mailbox name given in UTF-8. Quoted if it has a bracket: an atom may contain `[` and an
+    /// astring `]`, but some readers take either for part of a response code or a section.
+    fn mailbox(&mut self, name: &str) {
+        if self.names == NameForm::Utf8 && !name.is_ascii() {
+            return push_quoted_utf8(self.out, name);
+        }
+        let mut encoded = Vec::new();
+        match self.names {
+            NameForm::ModifiedUtf7 => name::encode(name, &mut encoded),
+            NameForm::Utf8 => encoded.extend_from_slice(name.as_bytes()),
+        }
+        if name.contains(['[', ']']) {
+            push_string(self.out, &encoded);
+        } else {
+            push_astring(self.out, &encoded);
+        }
     }
 
     fn status_rest(&mut self, status: Status, code: Option<Code>, text: &str) {
@@ -499,16 +541,16 @@ fn push_list<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
     out.push(b')');
 }
 
-/// Appends a mailbox name given in UTF-8. Quoted if it has a bracket: an atom may contain `[` and
-/// an astring `]`, but some readers take either for part of a response code or a section.
-fn push_mailbox(out: &mut Vec<u8>, name: &str) {
-    let mut encoded = Vec::new();
-    name::encode(name, &mut encoded);
-    if name.contains(['[', ']']) {
-        push_string(out, &encoded);
-    } else {
-        push_astring(out, &encoded);
+/// Appends a name with characters beyond ASCII (RFC 9051 9 `quoted`); it has no control characters.
+fn push_quoted_utf8(out: &mut Vec<u8>, name: &str) {
+    out.push(b'"');
+    for octet in name.bytes() {
+        if matches!(octet, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(octet);
     }
+    out.push(b'"');
 }
 
 /// Appends text that must stay on its line.
@@ -633,6 +675,7 @@ mod tests {
             attributes: Attributes::HAS_NO_CHILDREN,
             special_use: None,
             child_subscribed: false,
+            old_name: None,
         };
         check("* LIST (\\HasNoChildren) \"/\" INBOX\r\n", |writer| writer.list(&item));
         let mut attributes = Attributes::NO_SELECT;
@@ -642,11 +685,21 @@ mod tests {
             attributes,
             special_use: Some(SpecialUse::Trash),
             child_subscribed: true,
+            old_name: None,
         };
         check(
             "* LSUB (\\Noselect \\Subscribed \\Trash) \"/\" \"Gel&APY-scht &- weg\" \
              (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
             |writer| writer.lsub(&special),
+        );
+        // RFC 9051 5.1, 7.3.1.
+        check(
+            "* LIST (\\Noselect \\Subscribed \\Trash) \"/\" \"Gel\u{f6}scht & weg\" \
+             (\"CHILDINFO\" (\"SUBSCRIBED\") \"OLDNAME\" (\"a \\\"\u{fc}\"))\r\n",
+            |writer| {
+                let item = ListItem { old_name: Some("a \"\u{fc}"), ..special };
+                Writer::new(writer.out).with_names(NameForm::Utf8).list(&item);
+            },
         );
         // A mailbox may have this name; a bare NIL would mean no name.
         check("* LIST () \"/\" \"nil\"\r\n", |writer| {
@@ -674,8 +727,8 @@ mod tests {
         });
         check(
             "* STATUS x (MESSAGES 231 RECENT 0 UIDNEXT 44292 UIDVALIDITY 0 UNSEEN 0 \
-             HIGHESTMODSEQ 0 SIZE 7)\r\n",
-            |writer| writer.status("x", StatusItems(0x7f), &values),
+             HIGHESTMODSEQ 0 SIZE 7 DELETED 0)\r\n",
+            |writer| writer.status("x", StatusItems(0xff), &values),
         );
     }
 

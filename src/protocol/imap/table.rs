@@ -38,6 +38,7 @@ macro_rules! capabilities {
 // The name, when it is announced (an `Offered`), and whether ENABLE accepts it.
 capabilities! {
     Imap4Rev1        "IMAP4rev1"          Always;
+    Imap4Rev2        "IMAP4rev2"          Always can_be_enabled; // RFC 9051
     LiteralPlus      "LITERAL+"           Always; // RFC 7888
     SaslIr           "SASL-IR"            BeforeLogin; // RFC 4959
     Enable           "ENABLE"             Always; // RFC 5161

@@ -20,7 +20,7 @@ use crate::{
     model::{
         FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
-    protocol::imap::{self, Code, MailboxName, SEPARATOR, Status},
+    protocol::imap::{self, Code, MailboxName, NameForm, SEPARATOR, Status},
     service::{access::Edit, transfer::Way},
     store::{
         Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
@@ -57,7 +57,7 @@ pub(super) async fn resolve_for_any(
 ) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
     // A name that cannot be decoded names no mailbox.
-    let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
+    let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
     find(&namespace, &name, any_of, no_such_mailbox).await
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn resolve_target(
     name: &MailboxName<'_>,
 ) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
-    let name = name.to_utf8().map_err(|_| try_create())?;
+    let name = name.to_utf8(session.name_form()).map_err(|_| try_create())?;
     find(&namespace, &name, Rights::of(&[Right::Insert]), try_create).await
 }
 
@@ -498,18 +498,23 @@ pub(super) struct Place {
 impl Place {
     /// The name of a mailbox, of a level above one, or of a mere subscription.
     pub(super) fn existing(session: &Session, name: &MailboxName<'_>) -> Result<Place, Failure> {
-        let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
+        let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
         Place::of(session, name.into_owned())
     }
 
     /// The name of a mailbox to be created.
     pub(super) fn new(session: &Session, name: &MailboxName<'_>) -> Result<Place, Failure> {
-        Place::of(session, new_name(name)?)
+        Place::of(session, new_name(name, session.name_form())?)
     }
 
     fn of(session: &Session, full: String) -> Result<Place, Failure> {
         let namespace = Namespace::of(session)?;
         Ok(Place { located: namespace.locate(&full), namespace, full })
+    }
+
+    /// The name in UTF-8, as the client will be told it.
+    pub(super) fn name(&self) -> &str {
+        &self.full
     }
 
     /// No mailbox has this name, but there are mailboxes below it that the user may look up (RFC
@@ -565,9 +570,9 @@ fn not_there() -> Failure {
 }
 
 /// The name of a mailbox to be created.
-fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
+fn new_name(name: &MailboxName<'_>, form: NameForm) -> Result<String, Failure> {
     let cannot = |why: &str| Failure::no(Code::Cannot, why.to_owned());
-    let name = name.to_utf8().map_err(|error| cannot(&error.to_string()))?;
+    let name = name.to_utf8(form).map_err(|error| cannot(&error.to_string()))?;
     Ok(imap::new_name(&name).map_err(cannot)?.to_owned())
 }
 
@@ -610,7 +615,7 @@ mod tests {
             ("a\tb", None),
         ];
         for (name, expected) in CASES {
-            let named = new_name(&MailboxName(name.as_bytes().into())).ok();
+            let named = new_name(&MailboxName(name.as_bytes().into()), NameForm::ModifiedUtf7).ok();
             assert_eq!(named.as_deref(), *expected, "{name:?}");
         }
     }

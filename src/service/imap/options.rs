@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::protocol::imap::{Capabilities, Limits};
+use crate::protocol::imap::{Capabilities, Capability, Limits};
+
+/// IMAP4rev2 comprises extensions that are not there yet.
+const OFFERED: Capabilities = Capabilities::ALL.without(Capability::Imap4Rev2);
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ impl Default for ImapOptions {
     fn default() -> ImapOptions {
         ImapOptions {
             limits: Limits::default(),
-            capabilities: Capabilities::ALL,
+            capabilities: OFFERED,
             login_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30 * 60),
             login_failures_max: 3,

@@ -242,6 +242,12 @@ impl Selected {
         }
     }
 
+    /// The client is told nothing of `\Recent` (RFC 9051, appendix E).
+    pub(super) fn forget_recent(&mut self) {
+        self.claims_recent = false;
+        self.recent.clear();
+    }
+
     pub(super) fn is_recent(&self, uid: Uid) -> bool {
         // The newest range is last, and most lookups are for recent messages: the last range often
         // decides.

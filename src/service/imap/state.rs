@@ -15,7 +15,8 @@ use crate::{
     metrics::Protocol,
     protocol::{
         imap::{
-            Capabilities, Capability, Code, Framer, Limits, Literal, Naming, State, Status, Writer,
+            Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming, State,
+            Status, Writer,
         },
         sasl::Mechanisms,
     },
@@ -73,7 +74,13 @@ impl Session {
     }
 
     pub(super) fn writer(&mut self) -> Writer<'_> {
-        Writer::new(self.channel.connection.output())
+        let names = self.name_form();
+        Writer::new(self.channel.connection.output()).with_names(names)
+    }
+
+    /// How mailbox names are written, in both directions (RFC 9051 5.1, appendix A).
+    pub(super) fn name_form(&self) -> NameForm {
+        if self.rev2() { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
     }
 
     pub(super) fn state(&self) -> State {
@@ -186,6 +193,19 @@ impl Session {
         self.enabled.insert(Capability::QResync);
     }
 
+    /// ENABLE IMAP4rev2 (RFC 9051 6.3.1).
+    pub(super) fn enable_rev2(&mut self) {
+        self.enabled.insert(Capability::Imap4Rev2);
+        if let Some(selected) = &mut self.selected {
+            selected.forget_recent();
+        }
+    }
+
+    /// The client speaks IMAP4rev2 and not IMAP4rev1.
+    pub(super) fn rev2(&self) -> bool {
+        self.enabled.contains(Capability::Imap4Rev2)
+    }
+
     /// ENABLE UIDONLY (RFC 9586 3.1).
     pub(super) fn enable_uid_only(&mut self) {
         self.enabled.insert(Capability::UidOnly);
@@ -207,11 +227,11 @@ impl Session {
     }
 
     /// How FETCH responses name messages, if `uid` is not asked for by the client: RFC 7162 3.2.4
-    /// wants the UID in each one.
+    /// and RFC 9051 7.5.2 want the UID in each one.
     pub(super) fn naming(&self, uid: bool) -> Naming {
         match self.uid_only() {
             true => Naming::Uid,
-            false if uid || self.qresync() => Naming::Both,
+            false if uid || self.qresync() || self.rev2() => Naming::Both,
             false => Naming::Number,
         }
     }

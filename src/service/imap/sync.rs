@@ -173,7 +173,9 @@ impl Session {
         }
         if added > 0 {
             self.writer().exists(newer.len() as u32);
-            self.writer().recent(recent as u32);
+            if !self.rev2() {
+                self.writer().recent(recent as u32);
+            }
         }
         Ok(())
     }

@@ -13,9 +13,10 @@ pub struct Status<'a> {
     pub items: StatusItems,
 }
 
-/// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438 2).
+/// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438 2, RFC 9051
+/// 6.3.11).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct StatusItems(pub u8);
+pub struct StatusItems(pub u16);
 
 impl StatusItems {
     pub const MESSAGES: StatusItems = StatusItems(1);
@@ -25,6 +26,7 @@ impl StatusItems {
     pub const UNSEEN: StatusItems = StatusItems(16);
     pub const HIGHEST_MOD_SEQ: StatusItems = StatusItems(32);
     pub const SIZE: StatusItems = StatusItems(64);
+    pub const DELETED: StatusItems = StatusItems(128);
 
     pub fn contains(self, other: StatusItems) -> bool {
         self.0 & other.0 == other.0
@@ -56,6 +58,7 @@ pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
             b"UNSEEN" => StatusItems::UNSEEN,
             b"HIGHESTMODSEQ" => StatusItems::HIGHEST_MOD_SEQ,
             b"SIZE" => StatusItems::SIZE,
+            b"DELETED" => StatusItems::DELETED,
             _ => return Err("unknown status item"),
         });
         Ok(())
@@ -84,5 +87,6 @@ mod tests {
             "STATUS x (RECENT UIDVALIDITY UNSEEN HIGHESTMODSEQ SIZE)",
             status(StatusItems(0x7f & !1 & !4)),
         );
+        check("STATUS x (DELETED)", status(StatusItems::DELETED));
     }
 }

@@ -1,10 +1,13 @@
 //! CREATE (RFC 3501 6.3.3, RFC 6154 3).
 
-use super::super::{
-    folder::Place,
-    handler::Handler,
-    reply::{Done, Failure, Reply},
-    state::Session,
+use super::{
+    super::{
+        folder::Place,
+        handler::Handler,
+        reply::{Done, Failure, Reply},
+        state::Session,
+    },
+    names,
 };
 use crate::{
     model::SpecialUse,
@@ -28,6 +31,7 @@ impl Handler for Create<'_> {
             _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
         };
         place.create(special_use).await?;
+        names::tell_other_name(session, &self.mailbox, &place);
         Done::ok("CREATE completed")
     }
 }

@@ -51,7 +51,7 @@ fn describe<'n>(
     if subscribed && (list.returns.subscribed || selection.subscribed) {
         attributes.insert(Attributes::SUBSCRIBED);
     }
-    Some(ListItem { name, attributes, special_use, child_subscribed })
+    Some(ListItem { name, attributes, special_use, child_subscribed, old_name: None })
 }
 
 impl Handler for List<'_> {
@@ -61,7 +61,7 @@ impl Handler for List<'_> {
             session.writer().list_separator();
             return Done::ok("LIST completed");
         }
-        let mut matcher = Matcher::new(&self.reference, &self.patterns);
+        let mut matcher = Matcher::new(session.name_form(), &self.reference, &self.patterns);
         let namespace = Namespace::of(session)?;
         let selection = self.selection;
         let which = if selection.subscribed { Names::Both } else { Names::Existing };

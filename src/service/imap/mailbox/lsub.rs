@@ -16,7 +16,8 @@ use crate::{
 
 impl Handler for Lsub<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let mut matcher = Matcher::new(&self.reference, std::slice::from_ref(&self.pattern));
+        let mut matcher =
+            Matcher::new(session.name_form(), &self.reference, std::slice::from_ref(&self.pattern));
         let namespace = Namespace::of(session)?;
         let mut walk = NameWalk::new(&namespace, Names::Subscribed, false);
         let mut superiors = Superiors::default();
@@ -38,7 +39,8 @@ impl Handler for Lsub<'_> {
 }
 
 async fn tell(session: &mut Session, name: &str, attributes: Attributes) -> Result<(), Failure> {
-    let item = ListItem { name, attributes, special_use: None, child_subscribed: false };
+    let item =
+        ListItem { name, attributes, special_use: None, child_subscribed: false, old_name: None };
     session.writer().lsub(&item);
     Ok(session.channel.flush_if_full().await?)
 }

@@ -1,7 +1,7 @@
 //! Names for LIST and LSUB, matched by patterns.
 
-use super::super::state::Session;
-use crate::protocol::imap::{ListPattern, MailboxName, SEPARATOR};
+use super::super::{folder::Place, state::Session};
+use crate::protocol::imap::{Attributes, ListItem, ListPattern, MailboxName, NameForm, SEPARATOR};
 
 /// Steps of matching before other sessions get their turn: well under 1 ms even for a pattern of
 /// wildcards.
@@ -19,10 +19,14 @@ pub(super) struct Matcher {
 impl Matcher {
     /// A pattern that is too long or cannot be decoded matches no name; it is not an error (RFC
     /// 3501 6.3.8).
-    pub(super) fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Matcher {
-        let reference = reference.to_utf8().ok();
+    pub(super) fn new(
+        form: NameForm,
+        reference: &MailboxName<'_>,
+        patterns: &[MailboxName<'_>],
+    ) -> Matcher {
+        let reference = reference.to_utf8(form).ok();
         let compile = |pattern: &MailboxName<'_>| {
-            let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8().ok()?);
+            let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8(form).ok()?);
             // RFC 3501 6.3.8: the canonical form is the concatenation of the two.
             let whole = format!("{reference}{pattern}");
             let beginning = whole.split(['*', '%']).next().unwrap_or_default().to_owned();
@@ -50,6 +54,23 @@ impl Matcher {
         }
         false
     }
+}
+
+/// RFC 9051 6.3.4, 6.3.6: tells a client the name of a new mailbox that is not what it wrote.
+pub(super) fn tell_other_name(session: &mut Session, written: &MailboxName<'_>, place: &Place) {
+    let Ok(written) = std::str::from_utf8(&written.0) else { return };
+    let plain = written.strip_suffix(SEPARATOR).unwrap_or(written);
+    if !session.rev2() || plain == place.name() {
+        return;
+    }
+    let item = ListItem {
+        name: place.name(),
+        attributes: Attributes::default(),
+        special_use: None,
+        child_subscribed: false,
+        old_name: Some(written),
+    };
+    session.writer().list(&item);
 }
 
 /// Superior levels of names given in order, each once: all names below a level are adjacent.

@@ -1,10 +1,13 @@
 //! RENAME (RFC 3501 6.3.5).
 
-use super::super::{
-    folder::Place,
-    handler::Handler,
-    reply::{Done, Reply},
-    state::Session,
+use super::{
+    super::{
+        folder::Place,
+        handler::Handler,
+        reply::{Done, Reply},
+        state::Session,
+    },
+    names,
 };
 use crate::protocol::imap::mailbox::rename::Rename;
 
@@ -13,6 +16,7 @@ impl Handler for Rename<'_> {
         let source = Place::existing(session, &self.source)?;
         let target = Place::new(session, &self.target)?;
         source.rename(&target).await?;
+        names::tell_other_name(session, &self.target, &target);
         Done::ok("RENAME completed")
     }
 }

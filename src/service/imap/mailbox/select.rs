@@ -12,7 +12,7 @@ use super::super::{
 use crate::{
     model::{FlagMask, Right, Rights},
     protocol::imap::{
-        Code, Status, Writer,
+        Attributes, Code, ListItem, Status, Writer,
         mailbox::select::{Examine, Select},
     },
 };
@@ -41,8 +41,12 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     let folder = folder::resolve(session, &select.mailbox, Right::Read).await?;
     // RFC 4314 5.2: READ-ONLY also if the user may change nothing.
     let can_change = !read_only && folder.rights().contain_any(Rights::TO_CHANGE_MESSAGES);
-    let selected = folder.select(read_only, can_change).await?;
-    let selected = selected.ok_or_else(no_such_mailbox)?;
+    let rev2 = session.rev2();
+    let selected = folder.select(read_only, can_change && !rev2).await?;
+    let mut selected = selected.ok_or_else(no_such_mailbox)?;
+    if rev2 {
+        selected.forget_recent();
+    }
     let changeable = if read_only { FlagMask::NONE } else { folder.rights().flags() };
     if select.condstore {
         session.enable_condstore();
@@ -51,9 +55,21 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         Some(known) => resync::changes(&folder, &selected, known).await?,
         None => None,
     };
-    // RFC 9586 3.5
-    let tells_unseen = !session.uid_only();
-    describe(&mut session.writer(), &selected, changeable, tells_unseen);
+    let telling = Telling { rev2, unseen: !rev2 && !session.uid_only() };
+    describe(&mut session.writer(), &selected, changeable, telling);
+    if rev2 {
+        // RFC 9051 6.3.2
+        let (name, attributes) = (folder.name(), Attributes::default());
+        let special_use = folder.special_use();
+        let item = ListItem {
+            name: &name,
+            attributes,
+            special_use,
+            child_subscribed: false,
+            old_name: None,
+        };
+        session.writer().list(&item);
+    }
     session.selected = Some(selected);
     if let Some(changes) = changes {
         session.tell_vanished(&changes).await?;
@@ -63,20 +79,29 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     Done::with_code(code, if read_only { "EXAMINE completed" } else { "SELECT completed" })
 }
 
+/// What the client is told of.
+#[derive(Clone, Copy)]
+struct Telling {
+    /// Not of `\Recent` (RFC 9051, appendix E).
+    rev2: bool,
+    /// The number of the first unseen message: not in IMAP4rev2, and not to a client that uses
+    /// UIDs only (RFC 9586 3.5).
+    unseen: bool,
+}
+
 /// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
-fn describe(
-    writer: &mut Writer<'_>,
-    selected: &Selected,
-    changeable: FlagMask,
-    tells_unseen: bool,
-) {
+fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask, telling: Telling) {
     let snapshot = selected.numbering();
     let status = snapshot.status();
     writer.flags(snapshot.keywords());
     tell_permanent_flags(writer, snapshot.keywords(), changeable);
     writer.exists(snapshot.len() as u32);
-    writer.recent(selected.recent_count(snapshot) as u32);
-    if tells_unseen && let Some(index) = selected.seen().first_unseen(snapshot) {
+    if !telling.rev2 {
+        writer.recent(selected.recent_count(snapshot) as u32);
+    }
+    if telling.unseen
+        && let Some(index) = selected.seen().first_unseen(snapshot)
+    {
         writer.untagged(Status::Ok, Some(Code::Unseen(index as u32 + 1)), "First unseen");
     }
     writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");

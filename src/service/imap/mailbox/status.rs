@@ -45,6 +45,7 @@ pub(super) async fn tell(
             false => ModSeq(0),
         },
         size: status.size,
+        deleted: status.deleted,
     };
     session.writer().status(&folder.name(), items, &values);
     Ok(())

@@ -78,7 +78,9 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();
     let hits = scan(&query, selected, &folder.reading(), &*executor).await?;
-    match search.returns {
+    // RFC 9051 6.4.4: the answer is always ESEARCH.
+    let all = SearchReturn { all: true, ..SearchReturn::default() };
+    match search.returns.or(session.rev2().then_some(all)) {
         None => {
             let mod_seq = highest(&hits).filter(|_| query.mod_seq);
             let numbers = hits.iter().map(|hit| hit.number(search.uid));

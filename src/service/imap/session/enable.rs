@@ -19,6 +19,9 @@ impl Handler for Enable {
         if extensions.contains(Capability::UidOnly) {
             session.enable_uid_only();
         }
+        if extensions.contains(Capability::Imap4Rev2) {
+            session.enable_rev2();
+        }
         session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
     }
