@@ -179,6 +179,7 @@ mod tests {
             "WITHIN",
             "SAVEDATE",
             "SEARCHRES",
+            "OBJECTID",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

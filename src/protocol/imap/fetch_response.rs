@@ -7,6 +7,7 @@
 use super::{
     date::write_date_time,
     message::fetch::{Section, SectionPart},
+    object_id::ObjectId,
     response::{push_flags, push_pair},
     write::{push_astring, push_literal_header, push_nstring},
 };
@@ -92,6 +93,17 @@ impl FetchResponse {
     pub fn internal_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
         self.label(out, "INTERNALDATE ");
         write_date_time(out, date);
+    }
+
+    /// RFC 8474 5.1.
+    pub fn email_id(&mut self, out: &mut Vec<u8>, id: ObjectId) {
+        self.label(out, "EMAILID ");
+        id.push(out);
+    }
+
+    /// NIL: no threads are kept (RFC 8474 5.2).
+    pub fn thread_id(&mut self, out: &mut Vec<u8>) {
+        self.label(out, "THREADID NIL");
     }
 
     /// RFC 8514 4.2; in UTC.

@@ -8,6 +8,7 @@ use super::{
     capability::Capabilities,
     mailbox::status::StatusItems,
     name::{self, NameForm, SEPARATOR},
+    object_id::ObjectId,
     sequence::write_set,
     write::{push_astring, push_nstring, push_number, push_string},
 };
@@ -70,6 +71,8 @@ pub enum Code {
     NotSaved,
     OverQuota,
     PrivacyRequired,
+    /// RFC 8474 4
+    MailboxId(ObjectId),
     ServerBug,
     TooBig,
     UidRequired,
@@ -102,6 +105,10 @@ impl Code {
                 return push_pair(out, " ", uid.0.into());
             }
             Code::CopyUid(validity, ref uids) => return push_copy_uid(out, validity, uids),
+            Code::MailboxId(id) => {
+                out.extend_from_slice(b"MAILBOXID ");
+                return id.push(out);
+            }
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
@@ -189,6 +196,8 @@ pub struct StatusValues {
     pub size: u64,
     /// Messages with `\Deleted`.
     pub deleted: u32,
+    /// RFC 8474 4.3
+    pub mailbox_id: Option<ObjectId>,
 }
 
 /// The result of ESEARCH (RFC 4731 3.1); absent parts are left out.
@@ -353,6 +362,14 @@ impl<'o> Writer<'o> {
                 push_pair(self.out, label, value);
                 before = b" ";
             }
+        }
+        if items.contains(StatusItems::MAILBOX_ID)
+            && let Some(id) = values.mailbox_id
+        {
+            self.out.extend_from_slice(before);
+            self.out.extend_from_slice(b"MAILBOXID ");
+            id.push(self.out);
+            before = b" ";
         }
         self.out.extend_from_slice(if before == b" (" { b" ()\r\n" } else { b")\r\n" });
     }

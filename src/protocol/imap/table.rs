@@ -61,6 +61,7 @@ capabilities! {
     Within           "WITHIN"             Always; // RFC 5032
     SaveDate         "SAVEDATE"           Always; // RFC 8514
     SearchRes        "SEARCHRES"          Always; // RFC 5182
+    ObjectId         "OBJECTID"           Always; // RFC 8474
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -20,7 +20,7 @@ use crate::{
     model::{
         FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
-    protocol::imap::{self, Code, MailboxName, NameForm, SEPARATOR, Status},
+    protocol::imap::{self, Code, MailboxName, NameForm, ObjectId, SEPARATOR, Status},
     service::{access::Edit, transfer::Way},
     store::{
         Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
@@ -160,6 +160,11 @@ impl Folder {
     /// user's clients may put his mail.
     pub(super) fn special_use(&self) -> Option<SpecialUse> {
         self.info.special_use.filter(|_| self.reach.prefix.is_empty())
+    }
+
+    /// MAILBOXID (RFC 8474 4): it has it for ever.
+    pub(super) fn object_id(&self) -> ObjectId {
+        ObjectId::Mailbox(self.home.account(), self.info.id)
     }
 
     /// Its messages, to be read.
@@ -529,11 +534,16 @@ impl Place {
         self.namespace.home(reach).await?.at_owner(asked).await
     }
 
-    pub(super) async fn create(&self, special_use: Option<SpecialUse>) -> Result<(), Failure> {
+    /// Returns the MAILBOXID of the new mailbox (RFC 8474 4.1).
+    pub(super) async fn create(
+        &self,
+        special_use: Option<SpecialUse>,
+    ) -> Result<ObjectId, Failure> {
         let Some(Located { reach, name }) = &self.located else { return Err(not_there()) };
         let name = name.clone();
         let work = move |holding: Holding| async move { holding.create(&name, special_use).await };
-        self.namespace.home(reach).await?.at_owner(work).await
+        let id = self.namespace.home(reach).await?.at_owner(work).await?;
+        Ok(ObjectId::Mailbox(reach.account, id))
     }
 
     pub(super) async fn rename(&self, target: &Place) -> Result<(), Failure> {

@@ -27,6 +27,8 @@ impl StatusItems {
     pub const HIGHEST_MOD_SEQ: StatusItems = StatusItems(32);
     pub const SIZE: StatusItems = StatusItems(64);
     pub const DELETED: StatusItems = StatusItems(128);
+    /// RFC 8474 4.3
+    pub const MAILBOX_ID: StatusItems = StatusItems(256);
 
     pub fn contains(self, other: StatusItems) -> bool {
         self.0 & other.0 == other.0
@@ -59,6 +61,7 @@ pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
             b"HIGHESTMODSEQ" => StatusItems::HIGHEST_MOD_SEQ,
             b"SIZE" => StatusItems::SIZE,
             b"DELETED" => StatusItems::DELETED,
+            b"MAILBOXID" => StatusItems::MAILBOX_ID,
             _ => return Err("unknown status item"),
         });
         Ok(())
@@ -88,5 +91,6 @@ mod tests {
             status(StatusItems(0x7f & !1 & !4)),
         );
         check("STATUS x (DELETED)", status(StatusItems::DELETED));
+        check("STATUS x (MAILBOXID)", status(StatusItems::MAILBOX_ID));
     }
 }

@@ -41,6 +41,10 @@ pub enum FetchItem<'a> {
     InternalDate,
     /// When the message came into the mailbox (RFC 8514 4.2).
     SaveDate,
+    /// RFC 8474 5.1
+    EmailId,
+    /// RFC 8474 5.2
+    ThreadId,
     /// The message; sets `\Seen`.
     Rfc822,
     Rfc822Header,
@@ -198,6 +202,8 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
         b"FLAGS" => FetchItem::Flags,
         b"INTERNALDATE" => FetchItem::InternalDate,
         b"SAVEDATE" => FetchItem::SaveDate,
+        b"EMAILID" => FetchItem::EmailId,
+        b"THREADID" => FetchItem::ThreadId,
         b"RFC822" => FetchItem::Rfc822,
         b"RFC822.HEADER" => FetchItem::Rfc822Header,
         b"RFC822.SIZE" => FetchItem::Rfc822Size,
@@ -304,6 +310,7 @@ mod tests {
         check("FETCH 1 (FLAGS)", fetch(&[Flags]));
         check("FETCH 1 (UID flags UID)", fetch(&[Uid, Flags]));
         check("FETCH 1 SaveDate", fetch(&[SaveDate]));
+        check("FETCH 1 (emailid THREADID)", fetch(&[EmailId, ThreadId]));
         check("FETCH 1 FAST", fetch(&[Flags, InternalDate, Rfc822Size]));
         check("FETCH 1 ALL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope]));
         check("FETCH 1 FULL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope, Body]));

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::super::{
     arguments::Arguments,
     cursor::{Cursor, Parsed, Text},
+    object_id::ObjectId,
     sequence::SequenceSet,
 };
 use crate::model::{Flags, ModSeq};
@@ -94,6 +95,10 @@ pub enum SearchKey<'a> {
     /// Messages by sequence number.
     Sequence(SequenceSet),
     Uid(SequenceSet),
+    /// The message with this identifier; `None`: no message has it (RFC 8474 6).
+    EmailId(Option<ObjectId>),
+    /// No message is in a thread that has an identifier.
+    ThreadId,
     /// This or higher (RFC 7162 3.1.5); the entry name, if any, is ignored.
     ModSeq(ModSeq),
     Not(Box<SearchKey<'a>>),
@@ -255,6 +260,11 @@ impl<'a> Keys<'_, 'a> {
             b"LARGER" => SearchKey::Larger(cursor.number()?),
             b"SMALLER" => SearchKey::Smaller(cursor.number()?),
             b"UID" => SearchKey::Uid(cursor.sequence_set()?),
+            b"EMAILID" => SearchKey::EmailId(ObjectId::parse_email(object_id(cursor)?)),
+            b"THREADID" => {
+                object_id(cursor)?;
+                SearchKey::ThreadId
+            }
             b"MODSEQ" => mod_seq(cursor)?,
             _ => return Err("unknown search key"),
         })
@@ -288,6 +298,23 @@ fn interval(cursor: &mut Cursor<'_>) -> Parsed<u64> {
     match cursor.number()? {
         0 => Err("an interval must not be 0"),
         seconds => Ok(seconds),
+    }
+}
+
+/// Most characters of an `objectid` (RFC 8474 7).
+const OBJECT_ID_MAX: usize = 255;
+
+/// `objectid = 1*255(ALPHA / DIGIT / "_" / "-")`, also as a string.
+fn object_id<'a>(cursor: &mut Cursor<'a>) -> Parsed<&'a str> {
+    let quoted = cursor.eat(b'"');
+    let belongs = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-');
+    let taken = cursor.take_while(belongs);
+    if quoted {
+        cursor.expect(b'"', "a closing quote is missing")?;
+    }
+    match std::str::from_utf8(taken) {
+        Ok(id) if (1..=OBJECT_ID_MAX).contains(&id.len()) => Ok(id),
+        _ => Err("not an object identifier"),
     }
 }
 
@@ -347,6 +374,10 @@ mod tests {
             ("LARGER 0", Key::Larger(0)),
             ("SMALLER 5000000000", Key::Smaller(5_000_000_000)),
             ("SAVEDATESUPPORTED", Key::All),
+            ("EMAILID M1-ff", Key::EmailId(ObjectId::parse_email("M1-ff"))),
+            ("emailid \"M1-ff\"", Key::EmailId(ObjectId::parse_email("M1-ff"))),
+            ("EMAILID x_y-Z9", Key::EmailId(None)),
+            ("THREADID T1", Key::ThreadId),
             ("SAVEDBEFORE 1-Jan-1970", Key::SaveDate(DateTest::Before, 0)),
             ("savedon 2-Jan-1970", Key::SaveDate(DateTest::On, 1)),
             ("SAVEDSINCE \"3-Jan-1970\"", Key::SaveDate(DateTest::Since, 2)),

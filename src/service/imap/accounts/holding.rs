@@ -274,7 +274,7 @@ impl Holding {
         &self,
         name: &str,
         special_use: Option<SpecialUse>,
-    ) -> Result<(), Failure> {
+    ) -> Result<MailboxId, Failure> {
         let may = |above| {
             self.check_create(above)?;
             // RFC 6154 1: the owner's clients would put his mail there.
@@ -283,9 +283,9 @@ impl Holding {
                 false => Ok(()),
             }
         };
-        self.account.create_mailbox_if(name, special_use, may).await?;
+        let id = self.account.create_mailbox_if(name, special_use, may).await?;
         self.tell_public(name, PublicNews::Created);
-        Ok(())
+        Ok(id)
     }
 
     /// A level that is no mailbox is moved by who may delete the nearest mailbox above it.

@@ -7,7 +7,7 @@ use std::{future::Future, rc::Rc};
 
 use super::{super::reply::Failure, User, distant::Distant, holding::Holding, lease::News};
 use crate::{
-    model::{AccountId, MailboxId},
+    model::{AccountId, MailboxId, PartitionId},
     service::Shard,
 };
 
@@ -46,6 +46,11 @@ impl Home {
             Home::Here(holding) => holding.account.id(),
             Home::There(distant) => distant.account,
         }
+    }
+
+    /// The partition that keeps it.
+    pub(in crate::service::imap) fn partition(&self) -> PartitionId {
+        self.account().partition(self.shard().partitions.len() as u16)
     }
 
     /// The session's shard.

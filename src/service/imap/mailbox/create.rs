@@ -30,8 +30,8 @@ impl Handler for Create<'_> {
             [one] => Some(*one),
             _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
         };
-        place.create(special_use).await?;
+        let id = place.create(special_use).await?;
         names::tell_other_name(session, &self.mailbox, &place);
-        Done::ok("CREATE completed")
+        Done::with_code(Code::MailboxId(id), "CREATE completed")
     }
 }

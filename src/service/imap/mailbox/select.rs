@@ -12,7 +12,7 @@ use super::super::{
 use crate::{
     model::{FlagMask, Right, Rights},
     protocol::imap::{
-        Attributes, Code, ListItem, Status, Writer,
+        Attributes, Code, ListItem, ObjectId, Status, Writer,
         mailbox::select::{Examine, Select},
     },
 };
@@ -55,7 +55,7 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         Some(known) => resync::changes(&folder, &selected, known).await?,
         None => None,
     };
-    let telling = Telling { rev2, unseen: !rev2 && !session.uid_only() };
+    let telling = Telling { rev2, unseen: !rev2 && !session.uid_only(), id: folder.object_id() };
     describe(&mut session.writer(), &selected, changeable, telling);
     if rev2 {
         // RFC 9051 6.3.2
@@ -87,6 +87,7 @@ struct Telling {
     /// The number of the first unseen message: not in IMAP4rev2, and not to a client that uses
     /// UIDs only (RFC 9586 3.5).
     unseen: bool,
+    id: ObjectId,
 }
 
 /// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
@@ -106,5 +107,7 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask, 
     }
     writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");
     writer.untagged(Status::Ok, Some(Code::UidNext(status.uid_next)), "Predicted next UID");
+    // RFC 8474 4.2
+    writer.untagged(Status::Ok, Some(Code::MailboxId(telling.id)), "Its name may change");
     tell_highest(writer, selected);
 }

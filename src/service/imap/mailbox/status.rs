@@ -46,6 +46,7 @@ pub(super) async fn tell(
         },
         size: status.size,
         deleted: status.deleted,
+        mailbox_id: Some(folder.object_id()),
     };
     session.writer().status(&folder.name(), items, &values);
     Ok(())

@@ -20,10 +20,10 @@ use super::{
     reader::MessageReader,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, Right, Rights, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, PartitionId, Right, Rights, Uid},
     protocol::{
         imap::{
-            FetchResponse, Naming, WrittenParts,
+            FetchResponse, Naming, ObjectId, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
         },
         mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
@@ -62,6 +62,7 @@ impl Handler for Fetch<'_> {
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
         let mut cards = by_cards.then(|| Cards::new(&reading));
         let mut written = WrittenParts::default();
+        let partition = session.selected()?.home.partition();
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
             // With CHANGEDSINCE there may be nothing to send for a large mailbox, and so nothing to
@@ -80,6 +81,7 @@ impl Handler for Fetch<'_> {
                 keywords: keywords.keywords(),
                 tell_flags: seen_now.binary_search(&message.uid).is_ok(),
                 message,
+                partition,
             };
             let start = (session.channel.flushes(), session.channel.connection.output().len());
             match answer.write(session, self).await {
@@ -161,6 +163,8 @@ struct Answer<'a> {
     written: &'a mut WrittenParts,
     number: u32,
     message: Message,
+    /// Where it is kept.
+    partition: PartitionId,
     recent: bool,
     keywords: &'a [String],
     /// Send FLAGS even if not requested: this command changed them.
@@ -196,6 +200,11 @@ impl Answer<'_> {
                 FetchItem::InternalDate => {
                     response.internal_date(out, self.message.internal_date);
                 }
+                FetchItem::EmailId => {
+                    let id = ObjectId::Email(self.partition, self.message.body.lsn);
+                    response.email_id(out, id);
+                }
+                FetchItem::ThreadId => response.thread_id(out),
                 FetchItem::SaveDate => response.save_date(out, self.message.save_date),
                 item => self.write_content(session, &mut response, item).await?,
             }
@@ -260,7 +269,9 @@ impl Answer<'_> {
             | FetchItem::ModSeq
             | FetchItem::Rfc822Size
             | FetchItem::InternalDate
-            | FetchItem::SaveDate => {}
+            | FetchItem::SaveDate
+            | FetchItem::EmailId
+            | FetchItem::ThreadId => {}
         }
         Ok(())
     }

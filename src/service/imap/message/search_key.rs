@@ -10,10 +10,10 @@ use encoding_rs::Encoding;
 
 use super::super::{reply::Failure, selected::Selected};
 use crate::{
-    model::{Flags, ModSeq, Timestamp},
+    model::{Flags, Lsn, ModSeq, PartitionId, Timestamp},
     protocol::{
         imap::{
-            Code, Ranges,
+            Code, ObjectId, Ranges,
             message::search::{AgeTest, DateTest, SearchKey},
         },
         mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered, encoding_of},
@@ -43,6 +43,8 @@ pub(crate) enum Key {
     Smaller(u64),
     Uid(Ranges),
     ModSeq(ModSeq),
+    /// Where the message is kept.
+    Body(Lsn),
     /// Index in [`Query::headers`].
     Header(usize),
     /// Index in [`Query::needles`].
@@ -145,6 +147,7 @@ impl Query {
         let mut compiler = Compiler {
             charset,
             selected,
+            partition: selected.home.partition(),
             now,
             headers: Vec::new(),
             needles: Vec::new(),
@@ -180,6 +183,8 @@ fn bad_charset() -> Failure {
 struct Compiler<'a> {
     charset: &'static Encoding,
     selected: &'a Selected,
+    /// Where the messages are kept.
+    partition: PartitionId,
     now: Timestamp,
     headers: Vec<HeaderKey>,
     needles: Vec<(Scope, Needle)>,
@@ -217,6 +222,12 @@ impl Compiler<'_> {
                 self.mod_seq = true;
                 Key::ModSeq(*mod_seq)
             }
+            SearchKey::EmailId(Some(ObjectId::Email(partition, lsn)))
+                if *partition == self.partition =>
+            {
+                Key::Body(*lsn)
+            }
+            SearchKey::EmailId(_) | SearchKey::ThreadId => Key::Constant(false),
             SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
             SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
             SearchKey::And(keys) => Key::All(keys.iter().map(|key| self.key(key)).collect()),
@@ -278,6 +289,7 @@ impl Subject<'_> {
             Key::Smaller(size) => (message.body.size < *size).into(),
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
+            Key::Body(lsn) => (message.body.lsn == *lsn).into(),
             Key::Header(key) => match &self.known.header {
                 Some(found) => found.get(*key).copied().unwrap_or(false).into(),
                 None => Verdict::Needs(Need::Header),

@@ -1,0 +1,75 @@
+//! Object identifiers (RFC 8474): names that stay, written as `objectid`.
+//!
+//! Nothing is stored for them: a mailbox keeps its number through RENAME, no other one of its
+//! account ever has it, and copies of a message refer to the same entry of the log.
+
+use crate::model::{AccountId, Lsn, MailboxId, PartitionId};
+
+/// The identifier of a mailbox or of the content of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ObjectId {
+    /// MAILBOXID
+    Mailbox(AccountId, MailboxId),
+    /// EMAILID: where the message is kept. One that was copied to an account of another partition
+    /// is kept there again.
+    Email(PartitionId, Lsn),
+}
+
+impl ObjectId {
+    /// `"(" objectid ")"` (RFC 8474 7). A letter comes first, as some clients demand.
+    pub(super) fn push(self, out: &mut Vec<u8>) {
+        let text = match self {
+            ObjectId::Mailbox(AccountId(account), MailboxId(mailbox)) => {
+                format!("(F{account:x}-{mailbox:x})")
+            }
+            ObjectId::Email(PartitionId(partition), Lsn(lsn)) => {
+                format!("(M{partition:x}-{lsn:x})")
+            }
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    /// The email of which this is the identifier; `None` if it is of none here.
+    pub(super) fn parse_email(text: &str) -> Option<ObjectId> {
+        let (partition, lsn) = text.strip_prefix('M')?.split_once('-')?;
+        let is_ours = |text: &str| {
+            let is_digit = |octet: u8| octet.is_ascii_digit() || matches!(octet, b'a'..=b'f');
+            text.bytes().all(is_digit) && (text == "0" || !text.starts_with('0'))
+        };
+        if !is_ours(partition) || !is_ours(lsn) {
+            return None;
+        }
+        let partition = PartitionId(u16::from_str_radix(partition, 16).ok()?);
+        Some(ObjectId::Email(partition, Lsn(u64::from_str_radix(lsn, 16).ok()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(id: ObjectId) -> String {
+        let mut out = Vec::new();
+        id.push(&mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn identifiers() {
+        assert_eq!(written(ObjectId::Mailbox(AccountId(26), MailboxId(1))), "(F1a-1)");
+        let last = ObjectId::Mailbox(AccountId(u64::MAX), MailboxId(u32::MAX));
+        assert_eq!(written(last), "(Fffffffffffffffff-ffffffff)");
+        for id in
+            [ObjectId::Email(PartitionId(0), Lsn(0)), ObjectId::Email(PartitionId(9), Lsn(77))]
+        {
+            let text = written(id);
+            let text = text.trim_matches(['(', ')']);
+            assert_eq!(ObjectId::parse_email(text), Some(id), "{text}");
+        }
+        for text in
+            ["", "M", "M-", "M1", "M1-", "M01-1", "M1-+1", "M1-G", "F1-1", "m1-1", "M10000-1"]
+        {
+            assert_eq!(ObjectId::parse_email(text), None, "{text}");
+        }
+    }
+}
