@@ -175,6 +175,7 @@ mod tests {
             "LIST-EXTENDED",
             "LIST-STATUS",
             "STATUS=SIZE",
+            "UIDBATCHES",
             "UIDONLY",
             "WITHIN",
             "SAVEDATE",

@@ -8,6 +8,7 @@
 pub mod access;
 mod arguments;
 pub mod authentication;
+mod batches;
 mod capability;
 mod command;
 mod cursor;
@@ -32,6 +33,7 @@ mod tests;
 mod vanished;
 mod write;
 
+pub use batches::Batches;
 pub use capability::Capabilities;
 pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;

@@ -57,6 +57,7 @@ capabilities! {
     ListExtended     "LIST-EXTENDED"      Always; // RFC 5258
     ListStatus       "LIST-STATUS"        Always; // RFC 5819
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
+    UidBatches       "UIDBATCHES"         Always; // RFC 10022
     UidOnly          "UIDONLY"            Always can_be_enabled; // RFC 9586
     Within           "WITHIN"             Always; // RFC 5032
     SaveDate         "SAVEDATE"           Always; // RFC 8514
@@ -150,6 +151,7 @@ macro_rules! command_table {
         search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers Imap4Rev1];
         fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers Imap4Rev1];
         store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers Imap4Rev1];
+        uid_batches::UidBatches        [b"UIDBATCHES"   Plain Selected         All      UidBatches];
         copy::Copy<'a>                 [b"COPY"         Uid   Selected         All      Imap4Rev1];
         copy::Move<'a>                 [b"MOVE"         Uid   Selected         All      Move];
     }

@@ -1,8 +1,9 @@
 //! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, FETCH, STORE,
-//! COPY, MOVE, EXPUNGE. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
+//! COPY, MOVE, EXPUNGE, UIDBATCHES. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
 
 pub mod copy;
 pub mod expunge;
 pub mod fetch;
 pub mod search;
 pub mod store;
+pub mod uid_batches;

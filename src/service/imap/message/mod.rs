@@ -8,3 +8,4 @@ mod reader;
 mod search;
 mod search_key;
 mod store;
+mod uid_batches;
