@@ -1,0 +1,499 @@
+//! Sessions that follow two mailboxes in different ways (by numbers, with mod-sequences, by UIDs
+//! only, by resynchronizing), on the owner's shard and on another one, against a model: whatever
+//! they do, and whenever their connections break, what each was told is what the mailbox is.
+//!
+//! Commands come one after the other, so the model is exact. A client keeps what it knows of a
+//! mailbox when its connection breaks, and goes on from there if it has QRESYNC.
+
+mod transcript;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+
+const USERS: [&str; 2] = ["alice", "bob"];
+const BOXES: [&str; 2] = ["one", "two"];
+const FLAGS: [&str; 4] = ["\\Seen", "\\Deleted", "\\Flagged", "word"];
+
+/// How a client follows a mailbox: what it enables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Numbers,
+    ModSeqs,
+    Resync,
+    Uids,
+    UidsAndResync,
+}
+
+const SESSIONS: [(usize, Way); 7] = [
+    (0, Way::Numbers),
+    (0, Way::ModSeqs),
+    (0, Way::Resync),
+    (0, Way::UidsAndResync),
+    (1, Way::Resync),
+    (1, Way::Uids),
+    (1, Way::Numbers),
+];
+
+impl Way {
+    fn enables(self) -> &'static [&'static str] {
+        match self {
+            Way::Numbers => &[],
+            Way::ModSeqs => &["CONDSTORE"],
+            Way::Resync => &["QRESYNC"],
+            Way::Uids => &["UIDONLY"],
+            Way::UidsAndResync => &["UIDONLY QRESYNC"],
+        }
+    }
+
+    fn has_numbers(self) -> bool {
+        matches!(self, Way::Numbers | Way::ModSeqs | Way::Resync)
+    }
+
+    fn has_mod_seqs(self) -> bool {
+        matches!(self, Way::ModSeqs | Way::Resync | Way::UidsAndResync)
+    }
+
+    fn resyncs(self) -> bool {
+        matches!(self, Way::Resync | Way::UidsAndResync)
+    }
+
+    fn is_told_uids(self) -> bool {
+        self.resyncs() || self == Way::Uids
+    }
+}
+
+type Flags = BTreeSet<String>;
+
+#[derive(Clone, Default)]
+struct Mailbox {
+    messages: BTreeMap<u32, Flags>,
+    last_uid: u32,
+}
+
+impl Mailbox {
+    fn add(&mut self, flags: Flags) {
+        self.last_uid += 1;
+        self.messages.insert(self.last_uid, flags);
+    }
+
+    fn expunge(&mut self, chosen: impl Fn(u32) -> bool) {
+        self.messages.retain(|uid, flags| !(flags.contains("\\Deleted") && chosen(*uid)));
+    }
+}
+
+/// What a client knows of a message.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+struct Known {
+    flags: Option<Flags>,
+    mod_seq: u64,
+}
+
+/// What a client keeps of a mailbox.
+#[derive(Clone, Default)]
+struct Cache {
+    uid_validity: u64,
+    /// From where it would resynchronize.
+    highest: u64,
+    messages: BTreeMap<u32, Known>,
+}
+
+struct Session<'k> {
+    world: &'k SimulatedWorld<'k>,
+    user: usize,
+    way: Way,
+    client: Client,
+    selected: Option<usize>,
+    caches: [Cache; BOXES.len()],
+    /// The UID of each number, `None` as long as the client does not know it.
+    numbers: Vec<Option<u32>>,
+}
+
+impl<'k> Session<'k> {
+    fn new(world: &'k SimulatedWorld<'k>, (user, way): (usize, Way)) -> Session<'k> {
+        let client = connect(world, user, way);
+        let (caches, numbers) = (Default::default(), Vec::new());
+        Session { world, user, way, client, selected: None, caches, numbers }
+    }
+
+    /// The connection breaks; what the client knows stays.
+    fn lose_connection(&mut self) {
+        self.client = connect(self.world, self.user, self.way);
+        self.selected = None;
+        self.numbers.clear();
+    }
+
+    fn name(&self, mailbox: usize) -> String {
+        match self.user {
+            0 => BOXES[mailbox].to_owned(),
+            _ => format!("\"Other Users/alice@demo.test/{}\"", BOXES[mailbox]),
+        }
+    }
+
+    fn cache(&mut self) -> &mut Cache {
+        &mut self.caches[self.selected.expect("selected")]
+    }
+
+    /// Runs a command and takes in what is told.
+    fn run(&mut self, command: &str) -> String {
+        let told = self.client.answer(command);
+        let Some(selected) = self.selected else { return told };
+        let mut mod_seqs = 0;
+        let mut code = None;
+        for line in told.lines() {
+            mod_seqs = mod_seqs.max(self.hear(line));
+            if let Some((_, after)) = line.split_once("[HIGHESTMODSEQ ") {
+                code = after.split(']').next().and_then(|it| it.parse().ok());
+            }
+        }
+        // RFC 7162 3.2: the code counts, also if it is lower than what FETCH responses had. As long
+        // as a client has not looked at what EXISTS told of, it does not know the mailbox.
+        if self.numbers.iter().all(Option::is_some) {
+            let cache = &mut self.caches[selected];
+            cache.highest = code.unwrap_or(cache.highest.max(mod_seqs));
+        }
+        assert!(!told.contains("\r\n* BYE"), "{command}: {told}");
+        told
+    }
+
+    fn done(&mut self, command: &str) -> String {
+        let told = self.run(command);
+        assert!(told.contains("t OK "), "{command}: {told}");
+        told
+    }
+
+    /// Returns the mod-sequence of a FETCH response.
+    fn hear(&mut self, line: &str) -> u64 {
+        if let Some(set) = line.strip_prefix("* VANISHED ") {
+            assert!(self.way.is_told_uids(), "{line}");
+            let (is_earlier, set) = match set.strip_prefix("(EARLIER) ") {
+                Some(set) => (true, set),
+                None => (false, set),
+            };
+            for uid in numbers_of(set) {
+                let was_known = self.cache().messages.remove(&uid).is_some();
+                if !is_earlier {
+                    let place = self.place_of(uid);
+                    assert!(was_known || place.is_some(), "{line}: never told of {uid}");
+                    self.numbers.remove(place.unwrap_or_else(|| panic!("{line}: {uid}")));
+                }
+            }
+            return 0;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["*", number, what, ..] = words[..] else { return 0 };
+        let Ok(number) = number.parse::<u32>() else { return 0 };
+        match what {
+            "EXISTS" => {
+                assert!(number as usize >= self.numbers.len(), "{line}: {:?}", self.numbers);
+                self.numbers.resize(number as usize, None);
+            }
+            "EXPUNGE" => {
+                assert!(!self.way.is_told_uids(), "{line}");
+                if let Some(uid) = self.numbers.remove(number as usize - 1) {
+                    self.cache().messages.remove(&uid);
+                }
+            }
+            "FETCH" => {
+                assert!(self.way.has_numbers(), "{line}");
+                let place = number as usize - 1;
+                let named = after(line, "UID ").map(|uid| uid.parse().expect("a UID"));
+                assert!(named.is_some() || !self.way.resyncs(), "{line}: no UID");
+                if let (Some(named), Some(known)) = (named, self.numbers[place]) {
+                    assert_eq!(named, known, "{line}: {:?}", self.numbers);
+                }
+                self.numbers[place] = self.numbers[place].or(named);
+                if let Some(uid) = self.numbers[place] {
+                    return self.learn(uid, line);
+                }
+            }
+            "UIDFETCH" => {
+                assert!(!self.way.has_numbers(), "{line}");
+                if !self.numbers.contains(&Some(number)) {
+                    let place = self.numbers.iter().position(Option::is_none);
+                    let place = place.unwrap_or_else(|| panic!("{line}: {:?}", self.numbers));
+                    self.numbers[place] = Some(number);
+                }
+                return self.learn(number, line);
+            }
+            _ => {}
+        }
+        0
+    }
+
+    /// Where a message is, or can be, as far as the client knows.
+    fn place_of(&self, uid: u32) -> Option<usize> {
+        let known = self.numbers.iter().position(|known| *known == Some(uid));
+        if known.is_some() || !self.way.has_numbers() {
+            return known.or(self.numbers.iter().position(Option::is_none));
+        }
+        let before = self.numbers.iter().rposition(|known| known.is_some_and(|it| it < uid));
+        let place = before.map_or(0, |it| it + 1);
+        self.numbers.get(place).is_some_and(Option::is_none).then_some(place)
+    }
+
+    fn learn(&mut self, uid: u32, line: &str) -> u64 {
+        let flags = line.split_once("FLAGS (").map(|(_, it)| it.split(')').next().expect("first"));
+        let mod_seq = line.split_once("MODSEQ (").map(|(_, it)| it.split(')').next());
+        let mod_seq = mod_seq.flatten().map_or(0, |it| it.parse().expect("a mod-sequence"));
+        let known = self.cache().messages.entry(uid).or_default();
+        if let Some(flags) = flags {
+            let names = flags.split_ascii_whitespace().filter(|it| *it != "\\Recent");
+            known.flags = Some(names.map(str::to_owned).collect());
+        }
+        known.mod_seq = known.mod_seq.max(mod_seq);
+        mod_seq
+    }
+
+    /// Selects a mailbox and brings what is known of it up to date.
+    fn select(&mut self, mailbox: usize) {
+        let name = self.name(mailbox);
+        let known = self.caches[mailbox].clone();
+        self.numbers.clear();
+        self.selected = Some(mailbox);
+        let resyncs = self.way.resyncs() && known.uid_validity > 0 && known.highest > 0;
+        let told = if resyncs {
+            // Numbers of messages that the client knows; others come as they are told.
+            let Cache { uid_validity, highest, .. } = known;
+            let command = format!("SELECT {name} (QRESYNC ({uid_validity} {highest}))");
+            self.resynchronize(&command)
+        } else {
+            self.caches[mailbox] = Cache::default();
+            self.done(&format!("SELECT {name}"))
+        };
+        let validity = after(&told, "[UIDVALIDITY ").expect("UIDVALIDITY");
+        self.caches[mailbox].uid_validity = validity.parse().expect("a number");
+        if !resyncs {
+            self.done("UID FETCH 1:* (FLAGS)");
+        }
+    }
+
+    /// With what VANISHED (EARLIER) leaves, and the new messages, the client knows the numbers.
+    fn resynchronize(&mut self, command: &str) -> String {
+        let told = self.client.done(command);
+        let mailbox = self.selected.expect("selected");
+        let cache = &mut self.caches[mailbox];
+        for line in told.lines() {
+            if let Some(set) = line.strip_prefix("* VANISHED (EARLIER) ") {
+                cache.messages.retain(|uid, _| !numbers_of(set).any(|gone| gone == *uid));
+            }
+            let uid = match self.way.has_numbers() {
+                true => line.contains(" FETCH (").then(|| after(line, "UID ")).flatten(),
+                false => {
+                    let split = line.strip_prefix("* ").and_then(|it| it.split_once(" UIDFETCH"));
+                    split.map(|(uid, _)| uid)
+                }
+            };
+            if let Some(uid) = uid {
+                cache.messages.entry(uid.parse().expect("a UID")).or_default();
+            }
+        }
+        self.numbers = cache.messages.keys().map(|uid| Some(*uid)).collect();
+        let exists = told.lines().find_map(|line| line.strip_suffix(" EXISTS")).expect("EXISTS");
+        assert_eq!(exists, format!("* {}", self.numbers.len()), "{command}: {told}");
+        for line in told.lines().filter(|line| !line.contains("EXISTS")) {
+            self.hear(line);
+        }
+        let highest = after(&told, "[HIGHESTMODSEQ ").expect("HIGHESTMODSEQ");
+        self.caches[mailbox].highest = highest.parse().expect("a number");
+        told
+    }
+
+    /// What the client was told is what the mailbox is.
+    fn settle(&mut self, model: &Mailbox, what: &str) {
+        self.done("NOOP");
+        let what = format!("{what}, {:?} of {}", self.way, USERS[self.user]);
+        assert_eq!(self.numbers.len(), model.messages.len(), "{what}: count");
+        // Flags that were told are right, before any are asked for.
+        for (place, (uid, flags)) in model.messages.iter().enumerate() {
+            if self.way.has_numbers()
+                && let Some(known) = self.numbers[place]
+            {
+                assert_eq!(known, *uid, "{what}: UID of {}", place + 1);
+            }
+            let known = self.cache().messages.get(uid).and_then(|known| known.flags.clone());
+            assert_eq!(known.as_ref().unwrap_or(flags), flags, "{what}: flags of {uid}");
+        }
+        let strays = self.cache().messages.keys().find(|uid| !model.messages.contains_key(uid));
+        assert_eq!(strays, None, "{what}: is gone");
+        if self.numbers.iter().any(Option::is_none) {
+            self.done("UID FETCH 1:* (FLAGS)");
+        }
+        let known = self.cache().messages.keys().copied();
+        assert!(known.eq(model.messages.keys().copied()), "{what}: UIDs");
+    }
+}
+
+fn connect(world: &SimulatedWorld<'_>, user: usize, way: Way) -> Client {
+    let mut client = world.client();
+    client.read_to("* OK");
+    client.done(&format!("LOGIN {}@demo.test demo", USERS[user]));
+    for extension in way.enables() {
+        client.done(&format!("ENABLE {extension}"));
+    }
+    client
+}
+
+/// The word after `label`.
+fn after<'t>(text: &'t str, label: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(label)?;
+    rest.split(|it: char| !it.is_ascii_digit()).next().filter(|it| !it.is_empty())
+}
+
+fn numbers_of(set: &str) -> impl Iterator<Item = u32> {
+    set.split(',').flat_map(|range| {
+        let (first, last) = range.split_once(':').unwrap_or((range, range));
+        let number = |text: &str| text.parse::<u32>().expect("a number");
+        number(first)..=number(last)
+    })
+}
+
+/// Repeatable numbers.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+
+    /// Some UID that the client knows.
+    fn uid(&mut self, session: &mut Session<'_>) -> Option<u32> {
+        let known: Vec<u32> = session.cache().messages.keys().copied().collect();
+        if known.is_empty() { None } else { Some(known[self.below(known.len())]) }
+    }
+}
+
+fn play(kit: &Kit, seed: u64) {
+    let world = SimulatedWorld::new(kit, serve_imap, 0, true);
+    let mut chance = Chance(seed);
+    let mut model: Vec<Mailbox> = vec![Mailbox::default(); BOXES.len()];
+    let mut sessions: Vec<Session<'_>> =
+        SESSIONS.iter().map(|session| Session::new(&world, *session)).collect();
+    for name in BOXES {
+        sessions[0].done(&format!("CREATE {name}"));
+        sessions[0].done(&format!("SETACL {name} bob@demo.test lrswite"));
+    }
+    for step in 0..90 {
+        let it = &mut sessions[chance.below(SESSIONS.len())];
+        let mailbox = chance.below(BOXES.len());
+        let flag = FLAGS[chance.below(FLAGS.len())];
+        let what = format!("seed {seed}, step {step}");
+        let choice = chance.below(16);
+        let Some(selected) = it.selected.filter(|_| choice > 1) else {
+            it.select(mailbox);
+            continue;
+        };
+        match choice {
+            2..=4 => {
+                let name = it.name(mailbox);
+                it.done(&format!("APPEND {name} ({flag}) {{3+}}\r\nabc"));
+                model[mailbox].add(BTreeSet::from([flag.to_owned()]));
+            }
+            5..=7 => {
+                let Some(uid) = chance.uid(it) else { continue };
+                let known = it.cache().messages[&uid].clone();
+                let sign = ["+", "-", ""][chance.below(3)];
+                let silent = [".SILENT", ""][chance.below(2)];
+                let conditional = it.way.has_mod_seqs() && known.mod_seq > 0 && chance.below(2) > 0;
+                let condition = match conditional {
+                    true => format!(" (UNCHANGEDSINCE {})", known.mod_seq),
+                    false => String::new(),
+                };
+                let told =
+                    it.done(&format!("UID STORE {uid}{condition} {sign}FLAGS{silent} ({flag})"));
+                let Some(flags) = model[selected].messages.get_mut(&uid) else { continue };
+                if told.contains("[MODIFIED ") {
+                    assert!(conditional, "{what}: {told}");
+                    continue;
+                }
+                if conditional && let Some(expected) = &known.flags {
+                    assert_eq!(flags, expected, "{what}: stored over a change");
+                }
+                match sign {
+                    "+" => drop(flags.insert(flag.to_owned())),
+                    "-" => drop(flags.remove(flag)),
+                    _ => *flags = BTreeSet::from([flag.to_owned()]),
+                }
+                // RFC 7162 3.1.3, RFC 3501 6.4.6: what a silent client takes for granted.
+                let flags = flags.clone();
+                if let Some(known) = it.cache().messages.get_mut(&uid) {
+                    assert!(silent == ".SILENT" || known.flags == Some(flags.clone()), "{what}");
+                    known.flags = Some(flags);
+                }
+            }
+            8 => {
+                it.done("EXPUNGE");
+                model[selected].expunge(|_| true);
+            }
+            9 => {
+                let Some(uid) = chance.uid(it) else { continue };
+                it.done(&format!("UID EXPUNGE {uid}"));
+                model[selected].expunge(|expunged| expunged == uid);
+            }
+            10 => {
+                let Some(uid) = chance.uid(it) else { continue };
+                it.done(&format!("UID MOVE {uid} {}", it.name(1 - selected)));
+                if let Some(flags) = model[selected].messages.remove(&uid) {
+                    model[1 - selected].add(flags);
+                }
+            }
+            // By numbers: these stay as they are, whatever was expunged.
+            11 if it.way.has_numbers() => {
+                let Some(last) = it.numbers.len().checked_sub(1) else { continue };
+                let number = chance.below(last + 1);
+                let mod_seq = if it.way.has_mod_seqs() { "MODSEQ" } else { "RFC822.SIZE" };
+                let told = it.done(&format!("FETCH {} (UID {mod_seq})", number + 1));
+                assert!(!told.contains("VANISHED") && !told.contains("EXPUNGE"), "{what}: {told}");
+            }
+            12 => {
+                it.done("CLOSE");
+                model[selected].expunge(|_| true);
+                let deleted: Vec<u32> = {
+                    let is_deleted =
+                        |it: &Known| it.flags.as_ref().is_some_and(|it| it.contains("\\Deleted"));
+                    let messages = it.cache().messages.iter();
+                    messages.filter(|(_, known)| is_deleted(known)).map(|(uid, _)| *uid).collect()
+                };
+                // It knows that those are gone, unless another session saved them.
+                for uid in deleted {
+                    if !model[selected].messages.contains_key(&uid) {
+                        it.cache().messages.remove(&uid);
+                    }
+                }
+                it.selected = None;
+            }
+            13 => it.lose_connection(),
+            14 if it.way.resyncs() => {
+                let highest = it.cache().highest;
+                it.done(&format!("UID FETCH 1:* (FLAGS) (CHANGEDSINCE {highest} VANISHED)"));
+            }
+            _ => it.settle(&model[selected], &what),
+        }
+        world.settle();
+    }
+    for it in &mut sessions {
+        let selected = it.selected.unwrap_or(0);
+        if it.selected.is_none() {
+            it.select(selected);
+        }
+        it.settle(&model[selected], &format!("seed {seed}, end"));
+    }
+}
+
+#[test]
+fn every_session_has_the_same_mailbox() {
+    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
+    let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+    let first = std::env::var("SEED").ok().and_then(|it| it.parse().ok());
+    match first {
+        Some(seed) => play(&kit, seed),
+        None => (1..=80).for_each(|seed| play(&kit, seed)),
+    }
+}
