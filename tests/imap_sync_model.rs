@@ -448,9 +448,16 @@ fn play(kit: &Kit, seed: u64) {
             11 if it.way.has_numbers() => {
                 let Some(last) = it.numbers.len().checked_sub(1) else { continue };
                 let number = chance.below(last + 1);
+                let is_lost = it.way.resyncs() && chance.below(2) > 0;
                 let mod_seq = if it.way.has_mod_seqs() { "MODSEQ" } else { "RFC822.SIZE" };
                 let told = it.done(&format!("FETCH {} (UID {mod_seq})", number + 1));
                 assert!(!told.contains("VANISHED") && !told.contains("EXPUNGE"), "{what}: {told}");
+                // What waited for the next command must not be forgotten.
+                if is_lost {
+                    it.lose_connection();
+                    it.select(selected);
+                    it.settle(&model[selected], &what);
+                }
             }
             12 => {
                 it.done("CLOSE");
