@@ -97,6 +97,57 @@ fn with_groups(groups: &str) -> DirectorySnapshot {
     DirectorySnapshot::load(&files, &options).expect("loads").0
 }
 
+/// An entry for an account is shown by the address that it has now, and found by it.
+#[test]
+fn entries_have_the_present_names_of_their_accounts() {
+    for pair in PAIRS {
+        let mut names: Vec<(u64, &str)> = (1..).zip(USERS).collect();
+        let shared = SharedDirectory::new(directory_of(&names), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        let (owner, user) = pair;
+        let acl = |case: &mut Case<'_>| {
+            let told = done(&mut case.owner, "GETACL box");
+            let line = lines(&told, "* ACL box ").remove(0);
+            let own = format!("{owner}@demo.test lrswipkxteacd");
+            line.strip_prefix(&own).expect("the owner").trim_start().to_owned()
+        };
+        case.grant("box", "lr");
+        // The user gets another name, and his goes to somebody else.
+        let number = names.iter().find(|(_, name)| *name == user).expect("there").0;
+        names.retain(|(_, name)| *name != user);
+        names.extend([(number, "robert"), (99, user)]);
+        shared.replace(directory_of(&names));
+        assert_eq!(acl(&mut case), "robert@demo.test lr", "{pair:?}");
+        done(&mut case.owner, &format!("DELETEACL box {user}@demo.test"));
+        assert_eq!(acl(&mut case), "robert@demo.test lr", "{pair:?}");
+        done(&mut case.owner, &format!("SETACL box {user}@demo.test s"));
+        assert_eq!(acl(&mut case), format!("robert@demo.test lr {user}@demo.test s"), "{pair:?}");
+        done(&mut case.owner, "SETACL box robert@demo.test +s");
+        done(&mut case.owner, &format!("DELETEACL box {user}@demo.test"));
+        assert_eq!(acl(&mut case), "robert@demo.test lrs", "{pair:?}");
+        // The account is gone, and its old name is nobody's: an entry for that is another one.
+        names.retain(|(_, name)| *name != "robert" && *name != user);
+        shared.replace(directory_of(&names));
+        let gone = format!("account:{number} lrs");
+        assert_eq!(acl(&mut case), gone, "{pair:?}");
+        done(&mut case.owner, "DELETEACL box robert@demo.test");
+        assert_eq!(acl(&mut case), gone, "{pair:?}");
+        done(&mut case.owner, "SETACL box robert@demo.test l");
+        assert_eq!(acl(&mut case), format!("{gone} robert@demo.test l"), "{pair:?}");
+        done(&mut case.owner, &format!("SETACL box account:{number} -s"));
+        done(&mut case.owner, "DELETEACL box robert@demo.test");
+        assert_eq!(acl(&mut case), format!("account:{number} lr"), "{pair:?}");
+        done(&mut case.owner, &format!("DELETEACL box account:{number}"));
+        assert_eq!(acl(&mut case), "", "{pair:?}");
+        // By its number nobody is named anew, whether there is such an account or not.
+        let told = [number, 1, 77]
+            .map(|number| answer(&mut case.owner, &format!("SETACL box account:{number} lr")));
+        assert!(told.iter().all(|it| it.starts_with("t NO ") && *it == told[0]), "{told:?}");
+        assert_eq!(acl(&mut case), "", "{pair:?}");
+    }
+}
+
 /// Rights that come from a group come and go with it, also in a mailbox that is selected.
 #[test]
 fn groups_give_and_take_rights_at_once() {

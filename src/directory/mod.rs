@@ -68,7 +68,7 @@ use self::{
     guard::Guard,
 };
 use crate::{
-    model::{AccountId, Network},
+    model::{AccountId, AccountName, Network},
     protocol::sasl::scram::{Hash, Keys},
     runtime::answer::Answer,
 };

@@ -24,9 +24,9 @@ pub use grantees::{GRANTEES_OCTETS_MAX, Grantee, Grantees, MalformedGrantees};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
 pub use rights::{
-    ACCESS_ENTRIES_MAX, ACCESS_LIST_OCTETS_MAX, AccessList, AccessListError, Asker, Change,
-    IDENTIFIER_MAX, Identifier, IdentifierError, MalformedAccessList, Right, Rights, RightsError,
-    Subject, rights_stored,
+    ACCESS_ENTRIES_MAX, ACCESS_LIST_OCTETS_MAX, AccessList, AccessListError, AccountName, Asker,
+    Change, IDENTIFIER_MAX, Identifier, IdentifierError, MalformedAccessList, Right, Rights,
+    RightsError, Subject, account_number, parse_account_number, rights_stored,
 };
 pub use seen::{MalformedSeenSet, SEEN_OCTETS_MAX, SeenSet};
 pub use special_use::SpecialUse;

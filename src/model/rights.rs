@@ -13,12 +13,14 @@
 //! normalised. An entry for a user also keeps the number of the account that had the name when the
 //! entry was set, and from then on means that account: addresses may be given to somebody else,
 //! numbers are never used again. Without a number (there was no such account) it means whoever has
-//! the name. `$name` is a group, an identifier that begins with `-` is a negative one, and
-//! `anyone`, `authuser` and `owner` are as in Dovecot and Cyrus; everything else is a user.
+//! the name. A number is shown as the present address of its account ([`AccessList::names`]), or
+//! as `account:7` where there is no such account any more. `$name` is a group, an identifier that
+//! begins with `-` is a negative one, and `anyone`, `authuser` and `owner` are as in Dovecot and
+//! Cyrus; everything else is a user.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::{fmt, ops::BitOr};
+use std::{collections::HashMap, fmt, ops::BitOr};
 
 use super::{AccountId, FlagMask, Flags};
 
@@ -316,16 +318,24 @@ impl Identifier {
         }
     }
 
-    /// Whether an entry for one replaces an entry for the other: users with a number each by
-    /// number, other users by name.
-    fn is_same(&self, other: &Identifier) -> bool {
+    /// Whether this, of an entry, is meant by `subject`: users with a number each by number, and
+    /// an entry without one by name. What the account of an entry is called is for
+    /// [`AccessList::resolve`] to find.
+    fn is_meant_by(&self, subject: &Identifier) -> bool {
         use Identifier::User;
-        match (self, other) {
-            (User { account: Some(one), .. }, User { account: Some(another), .. }) => {
-                one == another
-            }
+        match (self, subject) {
+            (User { account: Some(one), .. }, User { account, .. }) => *account == Some(*one),
             (User { name: one, .. }, User { name: another, .. }) => one == another,
-            _ => self == other,
+            _ => self == subject,
+        }
+    }
+
+    /// A user who is named by the number of an account, as [`AccessList::names`] shows one that is
+    /// gone.
+    pub fn is_number(&self) -> bool {
+        match self {
+            Identifier::User { name, account: None } => parse_account_number(name).is_some(),
+            _ => false,
         }
     }
 
@@ -338,6 +348,32 @@ impl Identifier {
             Identifier::User { name, account } => Named::User { name, account: *account },
         }
     }
+}
+
+/// Goes before the number of an account in the place of an address. No address begins with it.
+const NUMBER: &str = "account:";
+
+/// What stands for the address of an account that has none: `account:7`.
+pub fn account_number(account: AccountId) -> String {
+    format!("{NUMBER}{account}")
+}
+
+/// The account of [`account_number`].
+pub fn parse_account_number(name: &str) -> Option<AccountId> {
+    let digits = name.strip_prefix(NUMBER)?;
+    let account = AccountId(digits.parse().ok()?);
+    (account_number(account) == name).then_some(account)
+}
+
+/// What an account is called now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AccountName {
+    /// Its address.
+    Known(String),
+    /// There is no such account any more.
+    Gone,
+    /// The accounts are not known here.
+    Unknown,
 }
 
 /// A name of a user or a group that may be in a list.
@@ -378,8 +414,15 @@ impl Subject {
         Subject { negative: false, identifier }
     }
 
-    fn is_same(&self, other: &Subject) -> bool {
-        self.negative == other.negative && self.identifier.is_same(&other.identifier)
+    /// Whether an entry of this is meant by `subject`.
+    fn is_meant_by(&self, subject: &Subject) -> bool {
+        let signs = (self.negative, subject.negative);
+        signs.0 == signs.1 && self.identifier.is_meant_by(&subject.identifier)
+    }
+
+    fn shown_as(&self, name: &str) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        format!("{sign}{name}")
     }
 
     /// The same as the lists of `account`, which belongs to the user `owner`, have it: the owner,
@@ -523,6 +566,9 @@ pub enum AccessListError {
     Entries,
     #[error("too many octets")]
     Octets,
+    /// Named was an account by its number, of which the list has no entry.
+    #[error("no entry has this number")]
+    Number,
 }
 
 /// The octets are no access list of this version.
@@ -562,7 +608,7 @@ impl AccessList {
     /// The rights of the entry of `subject`, if it has one; of a user whose account has an entry
     /// and whose name has another, those of both.
     pub fn entry(&self, subject: &Subject) -> Option<Rights> {
-        let same = self.entries.iter().filter(|(known, _)| known.is_same(subject));
+        let same = self.entries.iter().filter(|(known, _)| known.is_meant_by(subject));
         same.map(|(_, rights)| *rights).reduce(|one, other| one | other)
     }
 
@@ -580,7 +626,7 @@ impl AccessList {
         let mut changed = AccessList { entries: Vec::with_capacity(self.entries.len() + 1) };
         let mut new = Some((subject.clone(), rights));
         for entry in &self.entries {
-            match entry.0.is_same(&subject) {
+            match entry.0.is_meant_by(&subject) {
                 true => changed.entries.extend(new.take()),
                 false => changed.entries.push(entry.clone()),
             }
@@ -598,7 +644,7 @@ impl AccessList {
 
     /// Removes the entry of `subject`, if there is one (RFC 4314 3.2).
     pub fn remove(&mut self, subject: &Subject) {
-        self.entries.retain(|(known, _)| !known.is_same(subject));
+        self.entries.retain(|(known, _)| !known.is_meant_by(subject));
     }
 
     /// Carries a change out on the rights of `subject`, as [`Subject::in_account`] has it (RFC 4314
@@ -606,12 +652,15 @@ impl AccessList {
     /// change of his rights begins there.
     ///
     /// # Errors
-    /// As [`AccessList::set`].
+    /// As [`AccessList::set`], and for a number that [`AccessList::resolve`] did not find.
     pub fn change(
         &mut self,
         subject: &Subject,
         change: Change,
     ) -> Result<(Rights, Rights), AccessListError> {
+        if subject.identifier.is_number() {
+            return Err(AccessListError::Number);
+        }
         let before = self.entry(subject).unwrap_or_else(|| subject.implied_rights());
         let after = change.apply(before) | subject.required_rights();
         self.set(subject.clone(), after)?;
@@ -627,17 +676,66 @@ impl AccessList {
         (before, implied)
     }
 
-    /// The entries as users see them, with the owner by his name. If none says what he may do, his
-    /// rights come first.
-    pub fn told(&self, owner: &str) -> Vec<(String, Rights)> {
-        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
-            (Identifier::Owner, false) => owner.to_owned(),
-            (Identifier::Owner, true) => format!("-{owner}"),
+    /// What the entries are shown as, in their order: accounts by the addresses that they have now.
+    /// No two are alike.
+    pub fn names(&self, name_of: &dyn Fn(AccountId) -> AccountName) -> Vec<String> {
+        let name = |subject: &Subject| match &subject.identifier {
+            Identifier::User { name, account: Some(account) } => match name_of(*account) {
+                AccountName::Known(name) => subject.shown_as(&name),
+                AccountName::Gone => subject.shown_as(&account_number(*account)),
+                AccountName::Unknown => subject.shown_as(name),
+            },
             _ => subject.to_string(),
         };
+        let mut names: Vec<String> =
+            self.entries.iter().map(|(subject, _)| name(subject)).collect();
+        // A name that an account got since, or had once, beside an entry for the name.
+        let mut shown: HashMap<String, usize> = HashMap::with_capacity(names.len());
+        for name in &names {
+            *shown.entry(name.clone()).or_default() += 1;
+        }
+        for (name, (subject, _)) in names.iter_mut().zip(&self.entries) {
+            if let Identifier::User { account: Some(account), .. } = &subject.identifier
+                && shown.get(name).is_some_and(|count| *count > 1)
+            {
+                *name = subject.shown_as(&account_number(*account));
+            }
+        }
+        names
+    }
+
+    /// The subject with the number of its account, if it names an account as the list shows it.
+    pub fn resolve(&self, subject: Subject, name_of: &dyn Fn(AccountId) -> AccountName) -> Subject {
+        let Identifier::User { name, account: None } = &subject.identifier else { return subject };
+        let shown = subject.shown_as(name);
+        let names = self.names(name_of);
+        let found = self.entries.iter().zip(names).find(|(_, known)| *known == shown);
+        match found.map(|((known, _), _)| &known.identifier) {
+            Some(Identifier::User { account: account @ Some(_), .. }) => {
+                let identifier = subject.identifier.clone().numbered(*account);
+                Subject { identifier, ..subject }
+            }
+            _ => subject,
+        }
+    }
+
+    /// The entries as users see them, with the owner by his name. If none says what he may do, his
+    /// rights come first.
+    pub fn told(
+        &self,
+        owner: &str,
+        name_of: &dyn Fn(AccountId) -> AccountName,
+    ) -> Vec<(String, Rights)> {
         let subject = Subject::positive(Identifier::Owner);
-        let implied = self.entry(&subject).is_none().then_some((&subject, Rights::ALL));
-        implied.into_iter().chain(self.entries()).map(|(it, rights)| (told(it), rights)).collect()
+        let implied = self.entry(&subject).is_none().then(|| (owner.to_owned(), Rights::ALL));
+        let entries =
+            self.entries().zip(self.names(name_of)).map(|((subject, rights), name)| match subject
+                .identifier
+            {
+                Identifier::Owner => (subject.shown_as(owner), rights),
+                _ => (name, rights),
+            });
+        implied.into_iter().chain(entries).collect()
     }
 
     /// Brings entries for users up to date: removes those for accounts that are gone, and gives
@@ -709,7 +807,7 @@ impl AccessList {
         for row in Rows::new(octets)? {
             let (negative, named, rights) = row?;
             let subject = Subject { negative, identifier: named.to_identifier() };
-            if list.entries.iter().any(|(known, _)| known.is_same(&subject)) {
+            if list.entries.iter().any(|(known, _)| known.is_meant_by(&subject)) {
                 return Err(MalformedAccessList);
             }
             list.entries.push((subject, rights));
@@ -1094,11 +1192,13 @@ mod tests {
             // The account has another name now, and its name another account.
             ("robert", 1, "lrs", "robert#1 lrs, -bob r, anyone l"),
             ("bob", 2, "l", "robert#1 lrs, -bob r, anyone l, bob#2 l"),
-            ("robert", 0, "r", "robert r, -bob r, anyone l, bob#2 l"),
+            // Nobody looked up whether an account of the list has the name.
+            ("robert", 0, "r", "robert#1 lrs, -bob r, anyone l, bob#2 l, robert r"),
             // By number and by name at once.
-            ("robert", 2, "lr", "robert#2 lr, -bob r, anyone l"),
-            ("-bob", 7, "", "robert#2 lr, anyone l"),
-            ("robert", 0, "", "anyone l"),
+            ("robert", 2, "lr", "robert#1 lrs, -bob r, anyone l, robert#2 lr"),
+            ("-bob", 7, "", "robert#1 lrs, anyone l, robert#2 lr"),
+            ("robert", 0, "", "robert#1 lrs, anyone l, robert#2 lr"),
+            ("robert", 1, "", "anyone l, robert#2 lr"),
         ];
         let mut list = AccessList::default();
         for (name, number, rights_set, after) in STEPS {
@@ -1115,6 +1215,54 @@ mod tests {
         list.set(numbered("bob", 1), rights("l")).unwrap();
         list.set(Subject::parse("robert").unwrap(), rights("r")).unwrap();
         assert_eq!(list.entry(&numbered("robert", 1)), Some(rights("lr")));
+    }
+
+    /// Lists are shown by what accounts are called now, and entries are found by that.
+    #[test]
+    fn names_are_those_of_now() {
+        let mut list = AccessList::default();
+        for (name, number) in [("bob", 1), ("-bob", 1), ("carol", 2), ("dave", 3), ("old", 4)] {
+            list.set(numbered(name, number), rights("l")).unwrap();
+        }
+        list.set(Subject::parse("$bob").unwrap(), rights("l")).unwrap();
+        list.set(Subject::parse("dave").unwrap(), rights("r")).unwrap();
+        let name_of = |account: AccountId| match account.0 {
+            1 => AccountName::Known("carol".to_owned()),
+            2 => AccountName::Gone,
+            4 => AccountName::Known("new".to_owned()),
+            _ => AccountName::Unknown,
+        };
+        // Whose name is not known is not taken for whoever has it.
+        let expected = ["carol", "-carol", "account:2", "account:3", "new", "$bob", "dave"];
+        assert_eq!(list.names(&name_of), expected);
+        let resolved = |text: &str| {
+            let subject = list.resolve(Subject::parse(text).unwrap(), &name_of);
+            match subject.identifier {
+                Identifier::User { account, .. } => account.map_or(0, |account| account.0),
+                _ => 0,
+            }
+        };
+        for (text, number) in [
+            ("carol", 1),
+            ("-carol", 1),
+            ("bob", 0),
+            ("account:2", 2),
+            ("-account:2", 0),
+            ("account:3", 3),
+            ("dave", 0),
+            ("old", 0),
+            ("new", 4),
+            ("$bob", 0),
+            ("account:9", 0),
+        ] {
+            assert_eq!(resolved(text), number, "{text}");
+        }
+        for text in ["account:", "account:x", "account:02", "account:+2", "account:2 "] {
+            assert_eq!(parse_account_number(text), None, "{text}");
+        }
+        let number = Subject::parse("account:9").unwrap();
+        let change = Change::Add(Rights::ALL);
+        assert_eq!(list.change(&number, change), Err(AccessListError::Number));
     }
 
     #[test]

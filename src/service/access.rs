@@ -21,6 +21,7 @@ use crate::{
 pub fn named(directory: &Directory, identifier: &str) -> Result<Subject, IdentifierError> {
     let subject = Subject::parse(identifier)?;
     let identifier = match subject.identifier {
+        identifier if identifier.is_number() => identifier,
         Identifier::User { name, .. } => {
             let key = directory.login_key(&name);
             Identifier::user(&key)?.numbered(directory.account_named(&key))
@@ -91,10 +92,10 @@ pub struct Edited {
     pub after: Rights,
 }
 
-/// Edits a list; `subject` as [`Subject::in_account`] has it.
+/// Edits a list; `subject` as [`AccessList::resolve`] has it.
 ///
 /// # Errors
-/// `Limit`; the list is then unchanged.
+/// `Limit`, and `NotPermitted` for a number that has no entry; the list is then unchanged.
 pub fn edit_list(
     list: &mut AccessList,
     subject: &Subject,
@@ -107,7 +108,8 @@ pub fn edit_list(
     Ok(Edited { before, after })
 }
 
-/// Edits the list of a mailbox of this shard, if `permit` allows it by the list of that moment.
+/// Edits the list of a mailbox of this shard, if `permit` allows it by the list of that moment;
+/// `subject` as [`Subject::in_account`] has it.
 ///
 /// # Errors
 /// As [`Account::change_access_list`], and those of `permit`.
@@ -121,7 +123,8 @@ pub async fn edit(
     let mut edited = Edited { before: Rights::NONE, after: Rights::NONE };
     let change = |list: &mut AccessList| {
         permit(list)?;
-        edited = edit_list(list, subject, edit)?;
+        let subject = list.resolve(subject.clone(), &|id| shard.directory.present_name(id));
+        edited = edit_list(list, &subject, edit)?;
         Ok(())
     };
     account.change_access_list(mailbox, change).await?;

@@ -50,9 +50,10 @@ impl StoreError {
 
 impl From<AccessListError> for StoreError {
     fn from(error: AccessListError) -> StoreError {
-        StoreError::Limit(match error {
-            AccessListError::Entries => "entries of an access list",
-            AccessListError::Octets => "octets of an access list",
-        })
+        match error {
+            AccessListError::Entries => StoreError::Limit("entries of an access list"),
+            AccessListError::Octets => StoreError::Limit("octets of an access list"),
+            AccessListError::Number => StoreError::NotPermitted("No entry has this number"),
+        }
     }
 }

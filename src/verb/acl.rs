@@ -1,7 +1,5 @@
 //! `ringmail acl …`: asks the running server, or reads the disk where none runs.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use ringmail::{
     config::Settings,
@@ -50,9 +48,9 @@ pub fn acl(verb: AclVerb) -> Result<()> {
     let users_file = users_file(&place, &asked)?;
     read_at_rest(&asked.data_dir, answer, |sender| {
         let users = match UsersFile::load(&users_file) {
-            Ok(file) => file.users().map(|user| (user.id, user.address.clone())).collect(),
+            Ok(file) => Some(file.users().map(|user| (user.id, user.address.clone())).collect()),
             // Accounts may be elsewhere: owners are told by their numbers.
-            Err(_) => BTreeMap::new(),
+            Err(_) => None,
         };
         operate::acl_at_rest(&asked.data_dir, &asked.store, users, &request, sender)
     })

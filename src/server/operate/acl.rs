@@ -17,7 +17,8 @@ use crate::{
     control::json,
     events::Event,
     model::{
-        AccessList, AccountId, Change, Identifier, MailboxId, PartitionId, Right, Rights, Subject,
+        AccessList, AccountId, AccountName, Change, Identifier, MailboxId, PartitionId, Right,
+        Rights, Subject,
     },
     protocol::imap,
     runtime::{
@@ -225,6 +226,9 @@ fn find(owner: &Owner, account: &Account, mailbox: &str) -> Option<MailboxId> {
     found.map(|info| info.id)
 }
 
+/// The accounts, as far as they are known where lists are shown.
+type NameOf<'a> = &'a dyn Fn(AccountId) -> AccountName;
+
 /// Whose `\Seen` is, in requests and answers.
 fn seen_word(is_personal: bool) -> &'static str {
     if is_personal { "personal" } else { "shared" }
@@ -267,23 +271,24 @@ async fn lists(
 }
 
 /// The lines of one list.
-fn lines(owner: &Owner, listed: &Listed, as_json: bool) -> Vec<String> {
+fn lines(owner: &Owner, listed: &Listed, name_of: NameOf<'_>, as_json: bool) -> Vec<String> {
     let Listed { mailbox: name, list, seen_is_personal } = listed;
     let unreadable = || format!("!{}: the access list cannot be read", owner.mailbox(name));
     let Some(list) = list else { return vec![unreadable()] };
+    let entries = list.names(name_of).into_iter().zip(list.entries());
     if as_json {
-        let entry = |(subject, rights): (&Subject, _)| {
+        let entry = |(name, (subject, rights)): (String, (&Subject, _))| {
             let number = match &subject.identifier {
                 Identifier::User { account: Some(number), .. } => number.to_string(),
                 _ => "null".to_owned(),
             };
             json::object(&[
-                ("identifier", json::text(&subject.to_string())),
+                ("identifier", json::text(&name)),
                 ("account", number),
                 ("rights", json::text(&format!("{rights}"))),
             ])
         };
-        let entries: Vec<String> = list.entries().map(entry).collect();
+        let entries: Vec<String> = entries.map(entry).collect();
         let mut fields = owner.fields(name);
         fields.push(("seen", json::text(seen_word(*seen_is_personal))));
         fields.push(("entries", json::list(&entries)));
@@ -296,11 +301,25 @@ fn lines(owner: &Owner, listed: &Listed, as_json: bool) -> Vec<String> {
         _ => "",
     };
     let mut lines = vec![format!("={}{seen}", owner.mailbox(name))];
-    lines.extend(list.entries().map(|(subject, rights)| format!("=  {subject} {rights}")));
+    lines.extend(entries.map(|(name, (subject, rights))| {
+        format!("={}", format!("  {name} {rights}  {}", remark(subject, name_of)).trim_end())
+    }));
     if list.is_empty() {
         lines.push("=  no entries: its owner has every right, others have none".to_owned());
     }
     lines
+}
+
+/// What is unusual about the entry of a subject.
+fn remark(subject: &Subject, name_of: NameOf<'_>) -> String {
+    match &subject.identifier {
+        Identifier::User { name, account: Some(account) }
+            if name_of(*account) == AccountName::Gone =>
+        {
+            format!("(no such account any more; it was {name})")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Answers one request; `uid` is that of who asked.
@@ -405,8 +424,10 @@ impl Asking {
                 let Some(partition) = shard.local_partition(owner.account) else {
                     return vec![format!("!{}: not available now", owner.mailbox(""))];
                 };
+                let name_of = |account| shard.directory.present_name(account);
+                let lines = |it| lines(&owner, it, &name_of, as_json);
                 match lists(partition, &owner, mailbox.as_deref()).await {
-                    Ok(lists) => lists.iter().flat_map(|it| lines(&owner, it, as_json)).collect(),
+                    Ok(lists) => lists.iter().flat_map(lines).collect(),
                     Err(why) => vec![format!("!{why}")],
                 }
             })
@@ -562,6 +583,8 @@ impl Wanted {
         let edited = if self.dry {
             let found = listed(&account, id).ok_or_else(|| no_mailbox(owner, &mailbox))?;
             let mut list = found.list.ok_or_else(|| format!("{whole}: the list cannot be read"))?;
+            let name_of = |account| shard.directory.present_name(account);
+            let subject = list.resolve(subject.clone(), &name_of);
             access::edit_list(&mut list, &subject, edit).map_err(failed)?
         } else {
             let place = (&account, id);
@@ -623,14 +646,14 @@ impl Done {
 }
 
 /// Answers `list` about a data directory on which no server runs. `users`: the accounts and their
-/// addresses.
+/// addresses, unless they are elsewhere.
 ///
 /// # Errors
 /// If the directory is not a data directory, or a partition cannot be read.
 pub fn acl_at_rest(
     path: &Path,
     store: &StoreOptions,
-    users: BTreeMap<AccountId, String>,
+    users: Option<BTreeMap<AccountId, String>>,
     request: &AclRequest,
     sender: lines_of_disk::SyncSender<String>,
 ) -> Result<()> {
@@ -643,6 +666,13 @@ pub fn acl_at_rest(
         std::path::absolute(path).with_context(|| format!("{}: not a path", path.display()))?;
     let (store, as_json) = (store.clone(), request.json);
     let start = move |context: shard::ShardContext| async move {
+        let name_of = |account| match &users {
+            Some(users) if !users.is_empty() => match users.get(&account) {
+                Some(name) => AccountName::Known(name.clone()),
+                None => AccountName::Gone,
+            },
+            _ => AccountName::Unknown,
+        };
         // If the receiver is gone, its process is ending.
         let tell = |line: String| drop(sender.send(line));
         tell("#no server runs here: this is what is on disk".to_owned());
@@ -651,7 +681,8 @@ pub fn acl_at_rest(
             Some(SHARED) => Some(AccountId::PUBLIC),
             Some(account) => {
                 let wanted = account.to_lowercase();
-                let Some((number, _)) = users.iter().find(|(_, name)| **name == wanted) else {
+                let mut known = users.iter().flatten();
+                let Some((number, _)) = known.find(|(_, name)| **name == wanted) else {
                     tell(format!("!{}", no_account(account)));
                     return Ok(());
                 };
@@ -672,12 +703,16 @@ pub fn acl_at_rest(
             for account in owners {
                 let name = match account {
                     AccountId::PUBLIC => Some(SHARED.to_owned()),
-                    account => users.get(&account).cloned(),
+                    account => match name_of(account) {
+                        AccountName::Known(name) => Some(name),
+                        AccountName::Gone | AccountName::Unknown => None,
+                    },
                 };
                 let owner = Owner { account, name };
                 match lists(&partition, &owner, mailbox.as_deref()).await {
                     Ok(lists) => {
-                        lists.iter().flat_map(|it| lines(&owner, it, as_json)).for_each(tell);
+                        let lines = |it| lines(&owner, it, &name_of, as_json);
+                        lists.iter().flat_map(lines).for_each(tell);
                     }
                     Err(why) => tell(format!("!{why}")),
                 }

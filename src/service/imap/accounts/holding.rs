@@ -359,7 +359,8 @@ impl Holding {
     ) -> Vec<(String, Rights)> {
         let list =
             self.account.with_access_list(mailbox, |octets| AccessList::decode(octets?).ok());
-        list.unwrap_or_default().told(owner)
+        let name_of = |account| self.shard.directory.present_name(account);
+        list.unwrap_or_default().told(owner, &name_of)
     }
 
     /// SETACL and DELETEACL.
