@@ -149,6 +149,7 @@ async fn serve(
         relay: Default::default(),
         tls_counts: Default::default(),
         imap_seats: Default::default(),
+        reloads: Default::default(),
         leases: Default::default(),
         signing: Default::default(),
         shares: Default::default(),

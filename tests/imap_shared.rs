@@ -173,6 +173,72 @@ fn groups_give_and_take_rights_at_once() {
     }
 }
 
+/// Whoever has a mailbox of a removed account selected, and whoever used the account, is sent away,
+/// in IDLE too.
+#[test]
+fn sessions_on_a_removed_account_end() {
+    const READ: &str = "The selected mailbox may no longer be read";
+    const REMOVED: &str = "The account was removed";
+    for pair in PAIRS {
+        let names: Vec<(u64, &str)> = (1..).zip(USERS).collect();
+        let shared = SharedDirectory::new(directory_of(&names), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        case.world.shards.iter().for_each(access::follow_accounts);
+        case.grant("box", "lrswite");
+        let name = case.name("box");
+        let commands = ["FETCH 1 BODY.PEEK[TEXT]", "EXPUNGE", "COPY 1 INBOX", "NOOP", "IDLE"];
+        let mut readers: Vec<Client> = commands
+            .iter()
+            .map(|_| {
+                let mut user = log_in(&case.world, pair.1);
+                done(&mut user, &format!("SELECT {name}"));
+                user
+            })
+            .collect();
+        let mut own = log_in(&case.world, pair.0);
+        done(&mut own, "SELECT box");
+        let mut idle = log_in(&case.world, pair.0);
+        for waiting in [&mut readers[4], &mut idle] {
+            waiting.say("t IDLE\r\n");
+            waiting.read_to("+ ");
+        }
+        let left: Vec<(u64, &str)> = names.into_iter().filter(|it| it.1 != pair.0).collect();
+        shared.replace(directory_of(&left));
+        for (reader, command) in readers.iter_mut().zip(&commands[..4]) {
+            let told = answer(reader, command);
+            assert_eq!(told, format!("* BYE {READ}\r\n"), "{pair:?} {command}");
+        }
+        assert_eq!(answer(&mut case.owner, "SELECT box"), format!("* BYE {REMOVED}\r\n"));
+        assert_eq!(answer(&mut own, "FETCH 1 FLAGS"), format!("* BYE {REMOVED}\r\n"));
+        // These say nothing, and hear it from the shard.
+        readers[4].read_to(&format!("* BYE {READ}"));
+        idle.read_to(&format!("* BYE {REMOVED}"));
+        // The others go on.
+        let told = answer(&mut case.user, &format!("SELECT {name}"));
+        assert!(told.starts_with("t NO [NONEXISTENT]"), "{told}");
+    }
+}
+
+/// Who waits in IDLE hears at once that he has left a group.
+#[test]
+fn idle_ends_with_a_right_from_a_group() {
+    for pair in PAIRS {
+        let group = format!("staff: {}@demo.test\n", pair.1);
+        let shared = SharedDirectory::new(with_groups(&group), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        case.world.shards.iter().for_each(access::follow_accounts);
+        done(&mut case.owner, "SETACL box $staff lr");
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        case.user.say("t IDLE\r\n");
+        case.user.read_to("+ ");
+        shared.replace(with_groups(""));
+        case.user.read_to("* BYE The selected mailbox may no longer be read");
+    }
+}
+
 /// Plays a case with every pair.
 fn each(play: impl Fn(&mut Case<'_>)) {
     let kit = kit();

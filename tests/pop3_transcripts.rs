@@ -11,6 +11,7 @@ use std::{rc::Rc, time::Duration};
 
 use demo_server::DemoServer;
 use ringmail::{
+    directory::{Directory, PeerLimits, SharedDirectory},
     model::{MailboxId, Uid},
     runtime::{LocalFuture, connection::Connection, device::memory::Faults, executor::Executor},
     service::{
@@ -124,6 +125,18 @@ fn what_imap_expunges_meanwhile_is_still_read() {
     client.say("QUIT\r\n");
     client.expect("+OK bye, 2 messages deleted\r\n");
     assert!(world.uids().is_empty());
+}
+
+#[test]
+fn the_session_of_a_removed_account_ends() {
+    let shared = SharedDirectory::new(world::accounts_of(&["bob", "alice"]), PeerLimits::default());
+    let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(world::AtOnce)));
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = logged_in(&world);
+    shared.replace(world::accounts_of(&["bob"]));
+    client.say("STAT\r\n");
+    client.expect("-ERR [AUTH] the account was removed\r\n");
+    client.expect_end();
 }
 
 #[test]

@@ -468,6 +468,17 @@ impl Directory {
         self.shared.snapshot.load().name_of(account).map(str::to_owned)
     }
 
+    /// What `account` is called now. Not known with a backend; and a snapshot without accounts is
+    /// rather the mistake of an operator than the removal of everybody.
+    pub fn present_name(&self, account: AccountId) -> AccountName {
+        let snapshot = self.shared.snapshot.load();
+        match snapshot.name_of(account) {
+            Some(name) => AccountName::Known(snapshot.login_key(name)),
+            None if self.has_backend() || snapshot.users().is_empty() => AccountName::Unknown,
+            None => AccountName::Gone,
+        }
+    }
+
     /// The groups of the account `name`, spelt as [`Directory::login_key`] has it: sorted, without
     /// the `$` of access lists. Of the snapshot alone: with a backend, none. Allocates nothing.
     pub fn groups_of(&self, name: &str) -> Arc<[String]> {

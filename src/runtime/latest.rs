@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::bell::hear;
 
 /// The telling end.
+#[derive(Default)]
 pub struct Teller<T>(watch::Sender<T>);
 
 /// A listening end.

@@ -132,6 +132,7 @@ pub(super) async fn live(
         relay: Default::default(),
         tls_counts: relay::TlsCounts::new(plan.tls_counts.clone()),
         imap_seats: Default::default(),
+        reloads: Default::default(),
         leases: Default::default(),
         signing: plan.signing.clone(),
         shares: plan.store.shares.clone(),

@@ -195,8 +195,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Owners that are looked at before other work gets its turn.
 const OWNERS_PER_TURN: usize = 64;
 
-/// Keeps the lists of this shard up to date with the accounts, in the background: at the start, and
-/// after each reload. Entries for an account that is gone are removed. Entries for a name without a
+/// Tells sessions of this shard of each reload, and keeps its lists up to date with the accounts,
+/// in the background: at the start, and after each reload. Entries for an account that is gone are removed. Entries for a name without a
 /// number get the number of the account that has the name now, so that later they mean nobody
 /// else. Where a backend has the accounts, nothing is known of them all, and the lists stay.
 pub fn follow_accounts(shard: &Rc<Shard>) {
@@ -209,6 +209,7 @@ pub fn follow_accounts(shard: &Rc<Shard>) {
         let mut seen = None;
         while !shard.shutting_down.get() {
             let generation = shard.directory.generation();
+            shard.reloads.tell_if(|told| std::mem::replace(told, generation) != generation);
             // What a partition in trouble lacks is done later.
             if seen != Some(generation) && look_at_all(&shard).await.is_ok() {
                 seen = Some(generation);

@@ -20,6 +20,7 @@ use crate::{
         client_certificate::CertificateName,
         connect::Sockets,
         executor::{Executor, Priority},
+        latest::Teller,
         mesh::Mesh,
     },
     store::{Partition, Shares, StoreError},
@@ -69,6 +70,9 @@ pub struct Shard {
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
+    /// Tells sessions that accounts or groups may have changed ([`access::follow_accounts`]): how
+    /// often they did.
+    pub reloads: Teller<u64>,
     /// Mailboxes of other shards that sessions have selected.
     pub leases: imap::Leases,
     /// The keys of our domains.

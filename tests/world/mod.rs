@@ -208,6 +208,7 @@ impl<'k> SimulatedWorld<'k> {
                 relay: Default::default(),
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
+                reloads: Default::default(),
                 leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),

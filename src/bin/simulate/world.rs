@@ -222,6 +222,7 @@ impl World {
                 relay: Default::default(),
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
+                reloads: Default::default(),
                 leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),

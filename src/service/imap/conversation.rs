@@ -199,6 +199,7 @@ impl Conversation {
 
     /// Runs the handler, then writes the mailbox updates that precede its reply.
     async fn execute(&mut self, command: &Command<'_>) -> Reply {
+        self.session.check_account()?;
         let reply = run_handler(&mut self.session, command).await;
         let updates = command.body.updates();
         if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {

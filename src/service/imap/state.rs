@@ -102,6 +102,15 @@ impl Session {
         self.user.as_ref().ok_or_else(|| Failure::bad("Log in first"))
     }
 
+    /// The session of an account that was removed ends.
+    pub(super) fn check_account(&self) -> Result<(), Failure> {
+        let is_gone = |user: &User| !self.channel.shard.directory.may_exist(user.account);
+        match self.user.as_ref().is_some_and(is_gone) {
+            true => Err(Failure::bye("The account was removed")),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn selected(&self) -> Result<&Selected, Failure> {
         self.selected.as_ref().ok_or_else(|| Failure::bad("Select a mailbox first"))
     }

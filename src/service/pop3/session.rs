@@ -88,6 +88,13 @@ impl Dialogue for Client {
         if step.event == Event::Incomplete {
             return Ok(Step::Incomplete);
         }
+        let directory = &self.channel.shard.directory;
+        if self.maildrop.as_ref().is_some_and(|it| !directory.may_exist(it.account.id())) {
+            // RFC 3206 4. Nothing is deleted: this is no QUIT.
+            write_err(self.channel.connection.output(), "[AUTH] the account was removed");
+            self.channel.connection.linger();
+            return Err(End::Closed);
+        }
         let start = self.channel.shard.executor.moment();
         let done = self.perform(step.event).await;
         let shard = &self.channel.shard;

@@ -1,8 +1,10 @@
 //! IDLE (RFC 2177): changes are sent at once, until the client sends DONE.
 //!
-//! Waits for the client and for the mailbox at the same time; both waits are cancel-safe, so that
-//! the one that was dropped can be started again. Changes that come in between are sent with one
-//! flush.
+//! Waits for the client, the mailbox and a reload of the accounts at the same time; all waits are
+//! cancel-safe, so that those that were dropped can be started again. Changes that come in between
+//! are sent with one flush.
+
+use futures_lite::future;
 
 use super::super::{
     handler::Handler,
@@ -11,7 +13,10 @@ use super::super::{
 };
 use crate::{
     protocol::imap::{Frame, Updates, session::idle::Idle},
-    runtime::connection::ConnectionError,
+    runtime::{
+        connection::ConnectionError,
+        latest::{Listener, Silent},
+    },
 };
 
 impl Handler for Idle {
@@ -19,6 +24,7 @@ impl Handler for Idle {
         session.restart_deadline();
         session.writer().continuation("idling");
         session.channel.connection.rest();
+        let mut accounts = session.channel.shard.reloads.listen();
         loop {
             match session.framer.line(session.channel.connection.input()) {
                 Frame::Command { size } => {
@@ -33,18 +39,27 @@ impl Handler for Idle {
                 Frame::Bye(text) => return Err(Failure::bye(text)),
                 _ => {}
             }
+            session.check_account()?;
             session.tell_changes(Updates::All { uid: false }).await?;
-            wait(session).await?;
+            wait(session, &mut accounts).await?;
         }
     }
 }
 
-/// Sends the output, then waits until the client sends something, the mailbox changes, or the
-/// deadline passes (RFC 2177 3 lets the server log out a client that idles too long).
-async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
+/// Sends the output, then waits until the client sends something, the mailbox changes, accounts or
+/// groups do, or the deadline passes (RFC 2177 3 lets the server log out a client that idles too
+/// long).
+async fn wait(session: &mut Session, accounts: &mut Listener<u64>) -> Result<(), ConnectionError> {
     let Session { channel, selected, .. } = session;
+    let reload = async {
+        match accounts.news().await {
+            Ok(()) => accounts.with(|_| ()),
+            // It ends with the shard.
+            Err(Silent) => future::pending().await,
+        }
+    };
     match selected {
-        None => channel.listen().await,
-        Some(selected) => channel.listen_or(selected.changed()).await,
+        None => channel.listen_or(reload).await,
+        Some(selected) => channel.listen_or(future::or(selected.changed(), reload)).await,
     }
 }
