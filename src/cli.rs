@@ -733,7 +733,7 @@ without one, list reads the disk, and nothing can be changed.
 Examples:
   ringmail acl list --config ringmail.toml
   ringmail acl list alice@example.org Projects --dir ringmail-demo
-  ringmail acl set Shared News anyone lrp --create --config ringmail.toml
+  ringmail acl set Shared News anyone lr --create --config ringmail.toml
   ringmail acl set alice@example.org Projects bob@example.org +lr --dir DIR
   ringmail acl remove alice@example.org Projects bob@example.org --dir DIR
   ringmail acl seen alice@example.org Projects personal --dir DIR
@@ -760,23 +760,30 @@ Examples:
     /// Set, add (+) or take away (-) rights of an identifier on a mailbox
     #[command(override_usage = "ringmail acl set [OPTIONS] ACCOUNT MAILBOX IDENTIFIER [+|-]RIGHTS")]
     #[command(after_help = "\
-Examples (set; add; take away):
-  ringmail acl set Shared News anyone lrp --create --config ringmail.toml
+Rights are letters: l see that it exists, r read, s \\Seen, w other flags, i put in, p send mail to,
+k create below, x delete or rename, t \\Deleted, e expunge, a change the list.
+
+Examples (set; add; take away from a group, quoted for the shell):
+  ringmail acl set Shared News anyone lr --create --config ringmail.toml
   ringmail acl set alice@example.org Projects bob@example.org +ie --dir DIR
-  ringmail acl set alice@example.org Projects $staff -e --dir DIR")]
+  ringmail acl set alice@example.org Projects '$staff' -e --dir DIR")]
     Set {
         /// An account's address, or Shared
         account: String,
+        /// One of its mailboxes: Projects/2027
         mailbox: String,
-        /// Whom it concerns
+        /// An address, '$group', anyone, authuser or owner; with - before it, rights are taken away
         #[arg(allow_hyphen_values = true)]
-        identifier: String,
+        identifier: Option<String>,
         /// Letters of rights
         #[arg(allow_hyphen_values = true)]
-        rights: String,
+        rights: Option<String>,
         /// Create the public mailbox if there is none
         #[arg(long)]
         create: bool,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
         /// Print JSON, one object, for programs
         #[arg(long)]
         json: bool,
@@ -792,10 +799,11 @@ Examples:
     Remove {
         /// An account's address, or Shared
         account: String,
+        /// One of its mailboxes: Projects/2027
         mailbox: String,
-        /// Whose entry
+        /// Whose entry, as "acl list" shows it; '$group' in quotes, for the shell
         #[arg(allow_hyphen_values = true)]
-        identifier: String,
+        identifier: Option<String>,
         /// Only say what would change
         #[arg(long)]
         dry_run: bool,
@@ -817,6 +825,7 @@ Examples:
     Seen {
         /// An account's address, or Shared
         account: String,
+        /// One of its mailboxes: Projects/2027
         mailbox: String,
         #[arg(value_enum)]
         whose: Whose,

@@ -21,6 +21,15 @@ fn operators_change_lists() {
         (&["set", "Shared", "inbox", "anyone", "l", "--create"], ""),
         (&["set", "Shared", "a//b", "anyone", "l", "--create"], ""),
         (
+            &["set", "Shared", "News", "anyone", "lrp", "--create", "--dry-run"],
+            "would create Shared/News\nwould change Shared/News: anyone no rights -> lrp\n",
+        ),
+        (&["list", "Shared", "News"], ""),
+        (&["set", "Shared", "News", "--dryrun", "lr", "--create"], ""),
+        (&["set", "Shared", "News", "", "lr", "--create"], ""),
+        (&["set", "Shared", "News", "anyone", "read", "--create"], ""),
+        (&["set", "Shared", "News", "-e", "--create"], ""),
+        (
             &["set", "Shared", "News", "anyone", "lrp", "--create"],
             "created Shared/News\nShared/News: anyone no rights -> lrp\n",
         ),
@@ -31,6 +40,10 @@ fn operators_change_lists() {
         (
             &["set", "alice@demo.test", "INBOX", "-bob@demo.test", "+r"],
             "alice@demo.test/INBOX: -bob@demo.test no rights -> r\n",
+        ),
+        (
+            &["set", "alice@demo.test", "INBOX", "--dry-run", "-bob@demo.test", "+s"],
+            "would change alice@demo.test/INBOX: -bob@demo.test r -> rs\n",
         ),
         (
             &["set", "ALICE@demo.test", "inbox", "bob", "lrs"],

@@ -50,6 +50,8 @@ pub enum AclVerb {
         rights: String,
         /// Create a public mailbox that is not there.
         create: bool,
+        /// Only say what it would do.
+        dry: bool,
     },
     /// `dry`: only say what it would do.
     Remove { place: Place, dry: bool },
@@ -84,11 +86,12 @@ impl AclRequest {
                 fields.extend(account.as_deref().map(|it| ("account", it)));
                 fields.extend(mailbox.as_deref().map(|it| ("mailbox", it)));
             }
-            AclVerb::Set { place, rights, create } => {
+            AclVerb::Set { place, rights, create, dry } => {
                 line.push_str("set");
                 fields.extend(place.fields());
                 fields.push(("rights", rights));
                 fields.extend(create.then_some(("create", "1")));
+                fields.extend(dry.then_some(("dry", "1")));
             }
             AclVerb::Remove { place, dry } => {
                 line.push_str("remove");
@@ -135,6 +138,7 @@ impl AclRequest {
                 place: place()?,
                 rights: take("rights")?,
                 create: take("create").is_some(),
+                dry: take("dry").is_some(),
             },
             "remove" => AclVerb::Remove { place: place()?, dry: take("dry").is_some() },
             "seen" => AclVerb::Seen {
@@ -344,9 +348,9 @@ impl Asking {
                     self.list_of(number, owner, mailbox, as_json).await?;
                 }
             }
-            AclVerb::Set { place, rights, create } => {
-                self.edit(Wanted { place, rights: Some(rights), create, dry: false, uid }, as_json)
-                    .await?;
+            AclVerb::Set { place, rights, create, dry } => {
+                let rights = Some(rights);
+                self.edit(Wanted { place, rights, create, dry, uid }, as_json).await?;
             }
             AclVerb::Remove { place, dry } => {
                 self.edit(Wanted { place, rights: None, create: false, dry, uid }, as_json).await?;
@@ -565,13 +569,27 @@ impl Wanted {
         };
         let failed = |error: StoreError| format!("{whole}: {error}");
         let account = partition.account(owner.account).await.map_err(failed)?;
+        let edit_dry = |list: &mut AccessList| {
+            let name_of = |account| shard.directory.present_name(account);
+            let subject = list.resolve(subject.clone(), &name_of);
+            access::edit_list(list, &subject, edit).map_err(failed)
+        };
+        let unreadable = || format!("{whole}: the list cannot be read");
         let (id, created) = match find(owner, &account, mailbox) {
             Some(id) => (id, false),
             None if self.create => {
-                let wrong = |why: &str| format!("{whole}: {why}");
+                let wrong = |why: &str| format!("{mailbox}: {why}");
                 let name = imap::new_name(mailbox).map_err(wrong)?;
                 if stored_name(name) == INBOX {
-                    return Err(wrong("no public mailbox has this name"));
+                    return Err(wrong("no public mailbox may have this name"));
+                }
+                if self.dry {
+                    // CREATE copies the list of the nearest mailbox above.
+                    let above = account.nearest_above(name).and_then(|id| listed(&account, id));
+                    let list = above.map(|above| above.list.ok_or_else(unreadable)).transpose()?;
+                    let edited = edit_dry(&mut list.unwrap_or_default())?;
+                    let (mailbox, created) = (name.to_owned(), true);
+                    return Ok(Done { mailbox, subject, edited, created, notes });
                 }
                 let id = account.create_mailbox(name, None).await.map_err(failed)?;
                 access::tell_public(shard, owner.account, name, PublicNews::Created, by);
@@ -582,10 +600,7 @@ impl Wanted {
         let mailbox = account.mailbox(id).map_or_else(|| mailbox.clone(), |info| info.name);
         let edited = if self.dry {
             let found = listed(&account, id).ok_or_else(|| no_mailbox(owner, &mailbox))?;
-            let mut list = found.list.ok_or_else(|| format!("{whole}: the list cannot be read"))?;
-            let name_of = |account| shard.directory.present_name(account);
-            let subject = list.resolve(subject.clone(), &name_of);
-            access::edit_list(&mut list, &subject, edit).map_err(failed)?
+            edit_dry(&mut found.list.ok_or_else(unreadable)?)?
         } else {
             let place = (&account, id);
             access::edit(shard, place, (&subject, edit), by, |_| Ok(())).await.map_err(failed)?
@@ -630,7 +645,8 @@ impl Done {
         }
         let whole = owner.mailbox(&mailbox);
         if created {
-            lines.push(format!("=created {whole}"));
+            let would = if wanted.dry { "would create" } else { "created" };
+            lines.push(format!("={would} {whole}"));
         }
         let shown = |rights: Rights| match rights.is_empty() {
             true => "no rights".to_owned(),
@@ -750,8 +766,8 @@ mod tests {
             list(None, None),
             list(Some(SHARED), None),
             list(Some("a@b"), Some("x y")),
-            AclVerb::Set { place: place(), rights: "-lr".to_owned(), create: false },
-            AclVerb::Set { place: place(), rights: String::new(), create: true },
+            AclVerb::Set { place: place(), rights: "-lr".into(), create: false, dry: true },
+            AclVerb::Set { place: place(), rights: String::new(), create: true, dry: false },
             AclVerb::Remove { place: place(), dry: true },
             AclVerb::Remove { place: place(), dry: false },
             AclVerb::Seen { account: "a@b".into(), mailbox: "x y".into(), is_personal: true },
