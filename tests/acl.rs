@@ -73,19 +73,45 @@ fn operators_change_lists() {
             &["remove", "alice@demo.test", "INBOX", "owner"],
             "alice@demo.test/INBOX: owner lra -> lrswipkxtea\n",
         ),
+        (
+            &["remove", "alice@demo.test", "INBOX", "zork"],
+            "alice@demo.test/INBOX: zork@demo.test has no entry\n",
+        ),
+        // Nobody can have these names.
+        (&["set", "alice@demo.test", "INBOX", "@demo.test", "lr"], ""),
+        (&["set", "alice@demo.test", "INBOX", "bob+x@demo.test", "lr"], ""),
+        (&["set", "alice@demo.test", "INBOX", " bob", "lr"], ""),
+        (&["set", "alice@demo.test", "INBOX", "$a,b", "lr"], ""),
+        (&["set", "alice@demo.test", "INBOX", "account:7", "lr"], ""),
+        (&["list", "Shared/News"], ""),
+        (&["list", "bob@demo.test"], ""),
+        (
+            &["set", "Shared", "New/Deep", "zork", "l", "--create"],
+            "created Shared/New/Deep\nShared/New/Deep: zork@demo.test no rights -> l\n",
+        ),
+        (
+            &["list", "Shared"],
+            "Shared/New\n  no entries: administrators have every right, others have none\n\
+             Shared/New/Deep\n  zork@demo.test l  (no such account)\nShared/News\n  anyone lrp\n",
+        ),
+        (
+            &["remove", "Shared", "New/Deep", "zork"],
+            "Shared/New/Deep: zork@demo.test l -> no rights\n",
+        ),
         (&["list", "alice@demo.test", "Nowhere"], ""),
         (
             &["list", "alice@demo.test", "Drafts"],
             "alice@demo.test/Drafts\n  no entries: its owner has every right, others have none\n",
         ),
         (
-            &["list", "Shared", "--json"],
+            &["list", "Shared", "News", "--json"],
             "{\"account\":null,\"owner\":\"Shared\",\"mailbox\":\"News\",\"seen\":\"personal\",\
-             \"entries\":[{\"identifier\":\"anyone\",\"account\":null,\"rights\":\"lrp\"}]}\n",
+             \"entries\":[{\"identifier\":\"anyone\",\"account\":null,\"exists\":true,\"rights\":\"lrp\"}]}\n",
         ),
         (
             &["list", "alice@demo.test"],
-            "alice@demo.test/INBOX\n  -bob@demo.test r\n  bob@demo.test lr\n  $staff l\n",
+            "alice@demo.test/INBOX\n  -bob@demo.test r\n  bob@demo.test lr\n  $staff l  (no such \
+             group)\n",
         ),
         (&["seen", "alice@demo.test", "Nowhere", "personal"], ""),
         (&["seen", "nobody@demo.test", "INBOX", "personal"], ""),
@@ -120,7 +146,7 @@ fn operators_change_lists() {
 
     // The account is removed, and its name is given to somebody else.
     server.ask(&["user", "remove", "bob@demo.test"]);
-    let without_bob = "alice@demo.test/INBOX\n  $staff l\n";
+    let without_bob = "alice@demo.test/INBOX\n  $staff l  (no such group)\n";
     wait_for(|| server.ask(&["acl", "list", "alice@demo.test"]) == without_bob);
     let folder = tempfile::tempdir().expect("a folder");
     let accounts = folder.path().join("accounts");
@@ -130,10 +156,10 @@ fn operators_change_lists() {
 
     let told = |part: &str| server.events().lines().filter(|line| line.contains(part)).count();
     wait_for(|| told("\"cause\":\"account_removed\"") == 2);
-    assert_eq!(told("\"event\":\"public_mailbox_created\""), 1);
+    assert_eq!(told("\"event\":\"public_mailbox_created\""), 2);
     assert_eq!(told("\"event\":\"seen_changed\""), 2);
     // A change that changes nothing is none.
-    assert_eq!(told("\"event\":\"access_changed\""), 7 + 2);
+    assert_eq!(told("\"event\":\"access_changed\""), 7 + 2 + 2);
     let line = "\"mailbox\":1,\"name\":\"INBOX\",\"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\
                 \"after\":\"lr\"";
     assert_eq!(told(line), 1);

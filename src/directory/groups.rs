@@ -171,6 +171,11 @@ impl Group {
     }
 }
 
+/// Whether `text` can be the name of a group.
+pub fn is_group_name(text: &str) -> bool {
+    check_name(text).is_ok()
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err(format!("the name is missing; {FORM}"));

@@ -50,6 +50,7 @@ pub use self::{
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     files::DirectoryError,
+    groups::is_group_name,
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     keyring::{AppPassword, AppPasswordError, Keyring, Salt},
     masters::Master,
@@ -501,6 +502,11 @@ impl Directory {
     /// [`Directory::groups_of`].
     pub fn has_group(&self, name: &str) -> bool {
         self.shared.snapshot.load().has_group(name)
+    }
+
+    /// Whether `domain`, in lower case, is one of ours.
+    pub fn is_local_domain(&self, domain: &str) -> bool {
+        self.shared.snapshot.load().is_local_domain(domain)
     }
 
     /// Whether accounts are elsewhere, and the snapshot does not know them.

@@ -4,7 +4,12 @@
 //!
 //! The lines are those of `request`. A list of the whole server is read and sent owner by owner.
 
-use std::{collections::BTreeMap, path::Path, rc::Rc, sync::mpsc as lines_of_disk};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    rc::Rc,
+    sync::mpsc as lines_of_disk,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
@@ -15,10 +20,11 @@ use super::{
 };
 use crate::{
     control::json,
+    directory,
     events::Event,
     model::{
         AccessList, AccountId, AccountName, Change, Identifier, MailboxId, PartitionId, Right,
-        Rights, Subject,
+        Rights, Subject, account_number, parse_account_number,
     },
     protocol::imap,
     runtime::{
@@ -31,13 +37,16 @@ use crate::{
         Shard,
         access::{self, By, Edit, Edited, PublicNews},
     },
-    store::{Account, Partition, StoreError, StoreOptions},
+    store::{Account, Names, Partition, StoreError, StoreOptions},
 };
 
 /// The owner of the public mailboxes, in requests and answers: the level above them (RFC 2342).
 pub const SHARED: &str = "Shared";
 
 const INBOX: &str = "INBOX";
+
+/// Names that are taken from an account at once.
+const NAMES_AT_ONCE: usize = 256;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -179,7 +188,7 @@ impl Owner {
     fn mailbox(&self, mailbox: &str) -> String {
         match &self.name {
             Some(name) => format!("{name}/{mailbox}"),
-            None => format!("account {}/{mailbox}", self.account),
+            None => format!("{}/{mailbox}", account_number(self.account)),
         }
     }
 
@@ -199,6 +208,9 @@ async fn owner(shard: &Shard, account: &str) -> Result<Owner, String> {
     if account == SHARED {
         return Ok(Owner { account: AccountId::PUBLIC, name: Some(SHARED.to_owned()) });
     }
+    if let Some(account) = by_number(account) {
+        return Ok(Owner { account, name: shard.directory.name_of(account) });
+    }
     match shard.directory.identity(account).await {
         Ok(Some(identity)) => {
             let name = shard.directory.login_key(&identity.address);
@@ -209,8 +221,21 @@ async fn owner(shard: &Shard, account: &str) -> Result<Owner, String> {
     }
 }
 
+/// An account that is named by its number, as lists show one that is gone.
+fn by_number(account: &str) -> Option<AccountId> {
+    parse_account_number(account).filter(|account| *account < AccountId::PUBLIC)
+}
+
 fn no_account(account: &str) -> String {
-    format!("{account}: no such account (\"{SHARED}\" stands for the public mailboxes)")
+    let hint = match account.split_once('/') {
+        _ if account.eq_ignore_ascii_case(SHARED) => {
+            format!("the public mailboxes are \"{SHARED}\"")
+        }
+        // As lists show mailboxes.
+        Some((owner, mailbox)) => format!("account and mailbox are two words: {owner} {mailbox}"),
+        None => format!("\"{SHARED}\" stands for the public mailboxes"),
+    };
+    format!("{account}: no such account ({hint})")
 }
 
 fn no_mailbox(owner: &Owner, mailbox: &str) -> String {
@@ -230,8 +255,27 @@ fn find(owner: &Owner, account: &Account, mailbox: &str) -> Option<MailboxId> {
     found.map(|info| info.id)
 }
 
-/// The accounts, as far as they are known where lists are shown.
-type NameOf<'a> = &'a dyn Fn(AccountId) -> AccountName;
+/// Accounts and groups, as far as they are known where lists are shown.
+struct Known<'a> {
+    name_of: &'a dyn Fn(AccountId) -> AccountName,
+    /// Whether somebody, or a group, has the name of an entry without a number.
+    has: &'a dyn Fn(&Identifier) -> Option<bool>,
+}
+
+impl Known<'_> {
+    /// Whether there is whom an entry names; `None` if that is not known.
+    fn exists(&self, identifier: &Identifier) -> Option<bool> {
+        match identifier {
+            Identifier::User { account: Some(account), .. } => match (self.name_of)(*account) {
+                AccountName::Known(_) => Some(true),
+                AccountName::Gone => Some(false),
+                AccountName::Unknown => None,
+            },
+            Identifier::User { .. } | Identifier::Group(_) => (self.has)(identifier),
+            Identifier::Anyone | Identifier::AuthUser | Identifier::Owner => Some(true),
+        }
+    }
+}
 
 /// Whose `\Seen` is, in requests and answers.
 fn seen_word(is_personal: bool) -> &'static str {
@@ -267,6 +311,8 @@ async fn lists(
         Some(name) => {
             vec![find(owner, &account, name).ok_or_else(|| no_mailbox(owner, name))?]
         }
+        // They are the operator's, who sees them nowhere else.
+        None if owner.is_public() => public_mailboxes(&account),
         None => account.mailboxes_with_access_lists(),
     };
     let mut lists: Vec<Listed> = wanted.iter().filter_map(|id| listed(&account, *id)).collect();
@@ -274,12 +320,36 @@ async fn lists(
     Ok(lists)
 }
 
+/// Of the owner of the public mailboxes: all but the INBOX that every account has.
+fn public_mailboxes(account: &Account) -> Vec<MailboxId> {
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let names = account.names_after(after.as_deref(), Names::Existing, NAMES_AT_ONCE);
+        let others = names.iter().filter(|name| *name != INBOX);
+        found.extend(others.filter_map(|name| account.mailbox_by_name(name)).map(|info| info.id));
+        let Some(last) = names.into_iter().next_back() else { return found };
+        after = Some(last);
+    }
+}
+
+/// That an owner has nothing to list.
+fn nothing(owner: &Owner) -> String {
+    match (owner.is_public(), &owner.name) {
+        (true, _) => "#there are no public mailboxes".to_owned(),
+        (false, Some(name)) => format!("#no mailbox of {name} has an access list"),
+        (false, None) => {
+            format!("#no mailbox of {} has an access list", account_number(owner.account))
+        }
+    }
+}
+
 /// The lines of one list.
-fn lines(owner: &Owner, listed: &Listed, name_of: NameOf<'_>, as_json: bool) -> Vec<String> {
+fn lines(owner: &Owner, listed: &Listed, known: &Known<'_>, as_json: bool) -> Vec<String> {
     let Listed { mailbox: name, list, seen_is_personal } = listed;
     let unreadable = || format!("!{}: the access list cannot be read", owner.mailbox(name));
     let Some(list) = list else { return vec![unreadable()] };
-    let entries = list.names(name_of).into_iter().zip(list.entries());
+    let entries = list.names(known.name_of).into_iter().zip(list.entries());
     if as_json {
         let entry = |(name, (subject, rights)): (String, (&Subject, _))| {
             let number = match &subject.identifier {
@@ -289,6 +359,13 @@ fn lines(owner: &Owner, listed: &Listed, name_of: NameOf<'_>, as_json: bool) -> 
             json::object(&[
                 ("identifier", json::text(&name)),
                 ("account", number),
+                (
+                    "exists",
+                    match known.exists(&subject.identifier) {
+                        Some(exists) => exists.to_string(),
+                        None => "null".to_owned(),
+                    },
+                ),
                 ("rights", json::text(&format!("{rights}"))),
             ])
         };
@@ -306,23 +383,26 @@ fn lines(owner: &Owner, listed: &Listed, name_of: NameOf<'_>, as_json: bool) -> 
     };
     let mut lines = vec![format!("={}{seen}", owner.mailbox(name))];
     lines.extend(entries.map(|(name, (subject, rights))| {
-        format!("={}", format!("  {name} {rights}  {}", remark(subject, name_of)).trim_end())
+        format!("={}", format!("  {name} {rights}  {}", remark(subject, known)).trim_end())
     }));
     if list.is_empty() {
-        lines.push("=  no entries: its owner has every right, others have none".to_owned());
+        let owner = if owner.is_public() { "administrators have" } else { "its owner has" };
+        lines.push(format!("=  no entries: {owner} every right, others have none"));
     }
     lines
 }
 
 /// What is unusual about the entry of a subject.
-fn remark(subject: &Subject, name_of: NameOf<'_>) -> String {
+fn remark(subject: &Subject, known: &Known<'_>) -> String {
+    if known.exists(&subject.identifier) != Some(false) {
+        return String::new();
+    }
     match &subject.identifier {
-        Identifier::User { name, account: Some(account) }
-            if name_of(*account) == AccountName::Gone =>
-        {
+        Identifier::User { name, account: Some(_) } => {
             format!("(no such account any more; it was {name})")
         }
-        _ => String::new(),
+        Identifier::Group(_) => "(no such group)".to_owned(),
+        _ => "(no such account)".to_owned(),
     }
 }
 
@@ -345,7 +425,7 @@ impl Asking {
             AclVerb::List { account: None, .. } => self.list_all(as_json).await?,
             AclVerb::List { account: Some(account), mailbox } => {
                 if let Some((owner, number)) = self.owner(account).await? {
-                    self.list_of(number, owner, mailbox, as_json).await?;
+                    self.list_of(number, owner, mailbox, true, as_json).await?;
                 }
             }
             AclVerb::Set { place, rights, create, dry } => {
@@ -392,7 +472,15 @@ impl Asking {
                     for partition in shard.partitions.iter().flatten() {
                         let index = partition.account_as_it_is(AccountId::SHARES).await;
                         match index {
-                            Ok(index) => owners.extend(index.sharers()),
+                            Ok(index) => {
+                                owners.extend(index.sharers());
+                                // Also those without an entry.
+                                let public = AccountId::PUBLIC;
+                                let is_here = shard.local_partition(public).map(Partition::id);
+                                if is_here == Some(partition.id()) && !owners.contains(&public) {
+                                    owners.push(public);
+                                }
+                            }
                             Err(error) => return Err(format!("{}: {error}", partition.id())),
                         }
                     }
@@ -409,7 +497,7 @@ impl Asking {
             };
             for account in owners {
                 let name = (account == AccountId::PUBLIC).then(|| SHARED.to_owned());
-                self.list_of(number, Owner { account, name }, None, as_json).await?;
+                self.list_of(number, Owner { account, name }, None, false, as_json).await?;
             }
         }
         Ok(())
@@ -420,6 +508,8 @@ impl Asking {
         number: u16,
         mut owner: Owner,
         mailbox: Option<String>,
+        // Not one of all.
+        is_asked_for: bool,
         as_json: bool,
     ) -> Result<(), Gone> {
         let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
@@ -428,9 +518,18 @@ impl Asking {
                 let Some(partition) = shard.local_partition(owner.account) else {
                     return vec![format!("!{}: not available now", owner.mailbox(""))];
                 };
-                let name_of = |account| shard.directory.present_name(account);
-                let lines = |it| lines(&owner, it, &name_of, as_json);
+                let directory = &shard.directory;
+                let name_of = |account| directory.present_name(account);
+                let has = |identifier: &Identifier| match identifier {
+                    _ if directory.has_backend() => None,
+                    Identifier::Group(name) => Some(directory.has_group(name)),
+                    Identifier::User { name, .. } => Some(directory.account_named(name).is_some()),
+                    _ => None,
+                };
+                let known = Known { name_of: &name_of, has: &has };
+                let lines = |it| lines(&owner, it, &known, as_json);
                 match lists(partition, &owner, mailbox.as_deref()).await {
+                    Ok(lists) if lists.is_empty() && is_asked_for => vec![nothing(&owner)],
                     Ok(lists) => lists.iter().flat_map(lines).collect(),
                     Err(why) => vec![format!("!{why}")],
                 }
@@ -485,7 +584,7 @@ impl SeenChange {
             return Err(format!("{whole}: not available now"));
         };
         let failed = |error: StoreError| format!("{whole}: {error}");
-        let account = partition.account(owner.account).await.map_err(failed)?;
+        let account = partition.account_as_it_is(owner.account).await.map_err(failed)?;
         let id = find(owner, &account, &self.mailbox);
         let id = id.ok_or_else(|| no_mailbox(owner, &self.mailbox))?;
         let mailbox = account.mailbox(id).map_or_else(|| self.mailbox.clone(), |info| info.name);
@@ -547,7 +646,11 @@ impl Wanted {
         let by = By::Operator { uid: self.uid };
         let subject = access::named(&shard.directory, identifier);
         let subject = subject.map_err(|error| format!("{identifier}: {error}"))?;
-        let notes = notes(shard, &subject);
+        let mut notes = Vec::new();
+        if self.rights.is_some() {
+            possible(shard, &subject.identifier).map_err(|why| format!("{identifier}: {why}"))?;
+            notes.extend(note(shard, &subject));
+        }
         let owner_name = owner.name.as_deref().unwrap_or_default();
         let subject = subject.in_account(owner.account, owner_name);
         let edit = match &self.rights {
@@ -560,6 +663,9 @@ impl Wanted {
             }
             None => Edit::Remove,
         };
+        if let Edit::Change(change) = edit {
+            notes.extend(note_of_change(owner, &subject, change));
+        }
         if self.create && !owner.is_public() {
             let text = "only public mailboxes are created so, not those of an account";
             return Err(format!("{whole}: {text}"));
@@ -568,7 +674,12 @@ impl Wanted {
             return Err(format!("{whole}: not available now"));
         };
         let failed = |error: StoreError| format!("{whole}: {error}");
-        let account = partition.account(owner.account).await.map_err(failed)?;
+        // Of an account that never was, none is made.
+        let account = match owner.name {
+            Some(_) => partition.account(owner.account).await,
+            None => partition.account_as_it_is(owner.account).await,
+        };
+        let account = account.map_err(failed)?;
         let edit_dry = |list: &mut AccessList| {
             let name_of = |account| shard.directory.present_name(account);
             let subject = list.resolve(subject.clone(), &name_of);
@@ -609,20 +720,61 @@ impl Wanted {
     }
 }
 
-/// What an operator may not know of whom he names.
-fn notes(shard: &Shard, subject: &Subject) -> Vec<String> {
-    let note = match &subject.identifier {
-        Identifier::Group(name)
-            if !shard.directory.has_backend() && !shard.directory.has_group(name) =>
+/// Whether somebody can have the name of an entry, now or later.
+fn possible(shard: &Shard, identifier: &Identifier) -> Result<(), String> {
+    match identifier {
+        Identifier::Group(name) if !directory::is_group_name(name) => {
+            Err("no group can have this name".to_owned())
+        }
+        Identifier::User { name, account: None } if name.starts_with('@') => Err(format!(
+            "an entry names no domain: add a line \"everybody: {name}\" to the groups file, and name \
+             '$everybody' here"
+        )),
+        Identifier::User { name, account: None } if shard.directory.detail(name).is_some() => {
+            Err("a sub-address: name the account".to_owned())
+        }
+        Identifier::User { name, account: None }
+            if !identifier.is_number() && !directory::is_address(name) =>
         {
+            Err("no account can have this address".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names that mean "anyone" elsewhere.
+const EVERYBODY: [&str; 5] = ["anybody", "everybody", "everyone", "public", "world"];
+
+/// What an operator may not know of whom he names.
+fn note(shard: &Shard, subject: &Subject) -> Option<String> {
+    let directory = &shard.directory;
+    match &subject.identifier {
+        _ if directory.has_backend() => None,
+        Identifier::Group(name) if !directory.has_group(name) => {
             Some(format!("#${name}: not in the groups file: nobody is meant until it is"))
         }
-        Identifier::User { name, account: None } if !shard.directory.has_backend() => {
-            Some(format!("#{name}: there is no such account: meant is whoever gets the name"))
+        Identifier::User { name, account: None } if !subject.identifier.is_number() => {
+            let (local_part, domain) = name.rsplit_once('@').unwrap_or((name, ""));
+            let more = match (EVERYBODY.contains(&local_part), directory.is_local_domain(domain)) {
+                (true, _) => "; everybody is \"anyone\"".to_owned(),
+                (false, false) => format!("; {domain} is not a domain of ours"),
+                (false, true) => String::new(),
+            };
+            Some(format!("#{name}: there is no such account: meant is whoever gets the name{more}"))
         }
         _ => None,
-    };
-    note.into_iter().collect()
+    }
+}
+
+/// What a change does not do. `subject` as [`Subject::in_account`] has it.
+fn note_of_change(owner: &Owner, subject: &Subject, change: Change) -> Option<String> {
+    let kept = subject.required_rights();
+    if !kept.without(change.apply(Rights::ALL)).is_empty() {
+        return Some(format!("#the owner of a mailbox always has {kept}"));
+    }
+    let given = change.apply(Rights::NONE);
+    (owner.is_public() && given.contain(Right::Post))
+        .then(|| "#p has no effect: public mailboxes have no address".to_owned())
 }
 
 impl Done {
@@ -654,6 +806,7 @@ impl Done {
         };
         let would = if wanted.dry { "would change " } else { "" };
         lines.push(match before == after {
+            true if wanted.rights.is_none() => format!("={whole}: {subject} has no entry"),
             true => format!("={whole}: {subject} has {} already", shown(after)),
             false => format!("={would}{whole}: {subject} {} -> {}", shown(before), shown(after)),
         });
@@ -673,8 +826,9 @@ pub fn acl_at_rest(
     request: &AclRequest,
     sender: lines_of_disk::SyncSender<String>,
 ) -> Result<()> {
-    let layout = data_dir::read_layout(path)?
-        .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
+    let layout = data_dir::read_layout(path)?.with_context(|| {
+        format!("{}: no server has run here yet: start it first", path.display())
+    })?;
     let AclVerb::List { account, mailbox } = request.verb.clone() else {
         bail!("{}: no server runs here, and only a server changes access lists", path.display());
     };
@@ -689,12 +843,19 @@ pub fn acl_at_rest(
             },
             _ => AccountName::Unknown,
         };
+        let names: HashSet<&str> =
+            users.iter().flat_map(|users| users.values()).map(|it| &**it).collect();
+        let has = |identifier: &Identifier| match identifier {
+            Identifier::User { name, .. } if !names.is_empty() => Some(names.contains(&**name)),
+            _ => None,
+        };
         // If the receiver is gone, its process is ending.
         let tell = |line: String| drop(sender.send(line));
         tell("#no server runs here: this is what is on disk".to_owned());
         let only = match account.as_deref() {
             None => None,
             Some(SHARED) => Some(AccountId::PUBLIC),
+            Some(account) if by_number(account).is_some() => by_number(account),
             Some(account) => {
                 let wanted = account.to_lowercase();
                 let mut known = users.iter().flatten();
@@ -712,10 +873,15 @@ pub fn acl_at_rest(
             let folder = path.join(data_dir::partition_name(partition));
             let partition =
                 at_rest::open(&folder, context.executor.clone(), partition, &store).await?;
-            let owners = match only {
+            let mut owners = match only {
                 Some(account) => vec![account],
                 None => partition.account_as_it_is(AccountId::SHARES).await?.sharers(),
             };
+            let public = AccountId::PUBLIC;
+            let is_here = public.partition(layout.partitions) == partition.id();
+            if only.is_none() && is_here && !owners.contains(&public) {
+                owners.push(public);
+            }
             for account in owners {
                 let name = match account {
                     AccountId::PUBLIC => Some(SHARED.to_owned()),
@@ -727,7 +893,11 @@ pub fn acl_at_rest(
                 let owner = Owner { account, name };
                 match lists(&partition, &owner, mailbox.as_deref()).await {
                     Ok(lists) => {
-                        let lines = |it| lines(&owner, it, &name_of, as_json);
+                        if lists.is_empty() && only.is_some() {
+                            tell(nothing(&owner));
+                        }
+                        let known = Known { name_of: &name_of, has: &has };
+                        let lines = |it| lines(&owner, it, &known, as_json);
                         lists.iter().flat_map(lines).for_each(tell);
                     }
                     Err(why) => tell(format!("!{why}")),
