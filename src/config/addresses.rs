@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     directory::{
-        DirectoryFiles, DirectoryOptions, HostOptions, Inbound, Master, Password, RouteOptions,
-        RouteTo, SenderOptions, TlsPolicy, socket_path,
+        Destination, DirectoryFiles, DirectoryOptions, DirectorySnapshot, HostOptions, Inbound,
+        Master, Password, RouteOptions, RouteTo, SenderOptions, TlsPolicy, socket_path,
     },
     model::Network,
 };
@@ -395,6 +395,37 @@ impl Settings {
         })
     }
 
+    /// The administrators of public mailboxes (`imap.administrators`), each with the file and line
+    /// that name him.
+    pub fn administrators(&self) -> impl Iterator<Item = (&str, String)> {
+        let file = self.source.as_deref().unwrap_or(Path::new("--set")).display();
+        let named = self.imap.administrators.iter().zip(&self.administrator_lines);
+        named.map(move |(name, line)| (&**name, format!("{file}:{line}: imap.administrators")))
+    }
+
+    /// The administrators who are no accounts: whether that is a mistake, and what it is. One who is
+    /// only not there yet is none.
+    pub fn unknown_administrators(&self, directory: &DirectorySnapshot) -> Vec<(bool, String)> {
+        let unknown = self.administrators().filter(|(name, _)| directory.user(name).is_none());
+        let told = |(name, place): (&str, String)| {
+            let domain = name.rsplit_once('@').map_or("", |(_, domain)| domain).to_lowercase();
+            let (is_mistake, why) = match directory.resolve(name) {
+                _ if !directory.is_local_domain(&domain) => {
+                    (true, format!("{domain} is not a domain of ours: correct it, or remove it"))
+                }
+                Destination::Subaddress(_) => (true, "a sub-address: name the account".to_owned()),
+                Destination::UnknownUser => {
+                    (false, "no account has this address: add it, or correct it".to_owned())
+                }
+                _ => {
+                    (true, "an alias, or another address of a mailbox: name the account".to_owned())
+                }
+            };
+            (is_mistake, format!("{place}: {name}: {why}; nobody is an administrator by it"))
+        };
+        unknown.map(told).collect()
+    }
+
     pub fn directory_options(&self) -> DirectoryOptions {
         let section = &self.addresses;
         let key = section.srs_key_file.clone();
@@ -581,5 +612,35 @@ mod tests {
         );
         let said = settings.set_smarthost("other").unwrap_err().to_string();
         assert!(said.contains("a route of --set has all other domains"), "{said}");
+    }
+
+    /// An administrator is an account, as a member of a group is.
+    #[test]
+    fn administrators_are_accounts() {
+        let settings = parse(
+            r#"[imap]
+administrators = [
+  "user1@demo.test",
+  "adm@demo.test", "alice+x@demo.test",
+  "alice@elsewhere.test",
+]
+"#,
+        );
+        let settings = settings.expect("valid");
+        let directory = DirectorySnapshot::demo("demo.test", 3);
+        let said: Vec<String> = settings
+            .unknown_administrators(&directory)
+            .into_iter()
+            .map(|(is_mistake, text)| format!("{is_mistake} {text}"))
+            .collect();
+        let expected = [
+            "false --set:8: imap.administrators: adm@demo.test: no account has this address: add",
+            "true --set:8: imap.administrators: alice+x@demo.test: a sub-address: name the account",
+            "true --set:9: imap.administrators: alice@elsewhere.test: elsewhere.test is not a domain",
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for (said, expected) in said.iter().zip(expected) {
+            assert!(said.starts_with(expected), "{said}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
     queue::{QueueSection, SiteTable},
-    schema::{self, Fixed, PARTITIONS_MAX, server_address},
+    schema::{self, Fixed, PARTITIONS_MAX, item_lines, server_address},
 };
 use crate::{
     control::{DnsOptions, HttpsOptions, Servers, StsOptions, TlsReportOptions},
@@ -49,6 +49,9 @@ pub struct Settings {
     /// What it says of settings that a reload leaves as they are.
     #[serde(skip)]
     pub fixed: Fixed,
+    /// Of `imap.administrators`, in the order of the list.
+    #[serde(skip)]
+    pub administrator_lines: Vec<usize>,
     /// Our name in greetings and Received headers.
     pub hostname: String,
     /// Domains whose mail is kept here.
@@ -855,6 +858,7 @@ impl Settings {
         })?;
         ConfigProblems::of(settings.check(path, text))?;
         settings.fixed = Fixed::of(text);
+        settings.administrator_lines = item_lines(text, "imap.administrators");
         settings.resolve_paths(path);
         Ok(settings)
     }

@@ -17,7 +17,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{ConfigProblem, ConfigProblems};
+use super::{ConfigProblem, ConfigProblems, problem::line_of};
 use crate::{
     directory::{Master, is_address, is_reply_text},
     events::EventTarget,
@@ -392,6 +392,18 @@ pub(super) fn value_span(text: &str, name: &str) -> Option<Range<usize>> {
     let document = DeTable::parse(text).ok()?;
     let (section, key) = name.split_once('.')?;
     Some(document.get_ref().get(section)?.get_ref().as_table()?.get(key)?.span())
+}
+
+/// The line of each item of the list `section.key`; none if `text` does not set it.
+pub(super) fn item_lines(text: &str, name: &str) -> Vec<usize> {
+    let lines = || {
+        let document = DeTable::parse(text).ok()?;
+        let (section, key) = name.split_once('.')?;
+        let value = document.get_ref().get(section)?.get_ref().as_table()?.get(key)?;
+        let items = value.get_ref().as_array()?.iter();
+        Some(items.map(|item| line_of(text, item.span().start)).collect())
+    };
+    lines().unwrap_or_default()
 }
 
 /// The span of `key` in a table of the list `name`, or of the table itself.

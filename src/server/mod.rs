@@ -342,7 +342,8 @@ impl Reloadable {
         let files = settings.directory_files();
         let directory_options = settings.directory_options();
         let limits = PeerLimits::of_queue(settings.authentication.queue);
-        let (snapshot, warnings) = read(&files, &directory_options)?;
+        let (snapshot, mut warnings) = read(&files, &directory_options)?;
+        warnings.extend(settings.unknown_administrators(&snapshot).into_iter().map(|it| it.1));
         let key_folder = KeyFolder::of(&settings.data_dir);
         let keys = SharedKeyring::new(Keyring::load(&key_folder)?);
         let tls_files = settings.tls.clone();
@@ -414,7 +415,11 @@ impl Reloadable {
             Some(settings) => (settings.directory_files(), settings.directory_options()),
             None => (self.files.clone(), self.directory_options.clone()),
         };
-        let (snapshot, warnings) = DirectorySnapshot::load(&files, &options)?;
+        let (snapshot, mut warnings) = DirectorySnapshot::load(&files, &options)?;
+        if let Some(settings) = &settings {
+            let unknown = settings.unknown_administrators(&snapshot);
+            warnings.extend(unknown.into_iter().map(|(_, text)| text));
+        }
         let keys = Keyring::load(&self.key_folder)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
             tls.replace(files.load()?)?;
