@@ -39,6 +39,32 @@ fn place() -> tempfile::TempDir {
     place
 }
 
+/// What names the address of a removed account goes to whoever gets the address.
+#[test]
+fn what_still_names_a_removed_account_is_noted() {
+    let place = place();
+    let path = |name: &str| place.path().join(name);
+    fs::write(path("groups"), "board: b@example.org\nstaff: b@example.org,\n a, $board\n").unwrap();
+    fs::write(
+        path("ringmail.toml"),
+        "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = \".\"\n\
+         listen = { submissions = [], pop3s = [], imaps = [] }\n[imap]\nadministrators = [\n\
+         \"b@example.org\",\n\"A@example.org\"]\n",
+    )
+    .unwrap();
+    let config = path("ringmail.toml");
+    for dry in [true, false] {
+        let mut command = ringmail(&["user", "remove", "a@example.org", "--config"]);
+        command.arg(&config).args(dry.then_some("--dry-run"));
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        let said = said(&output);
+        assert!(said.contains("groups:3: still names a@example.org"), "{said}");
+        assert!(said.contains("ringmail.toml:8: imap.administrators: still names"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+    }
+}
+
 /// Verbs that print something about the folder.
 fn verbs(place: &Path) -> Vec<Vec<&str>> {
     let place = place.to_str().unwrap();

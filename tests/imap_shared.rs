@@ -173,6 +173,31 @@ fn groups_give_and_take_rights_at_once() {
     }
 }
 
+/// An entry for a name is the account's that gets the name, also if it is removed before the entry
+/// has its number.
+#[test]
+fn an_entry_for_a_name_goes_with_its_account() {
+    for pair in PAIRS {
+        let names: Vec<(u64, &str)> = (1..).zip(USERS).collect();
+        let with_eve: Vec<(u64, &str)> = names.iter().copied().chain([(9, "eve")]).collect();
+        let again: Vec<(u64, &str)> = names.iter().copied().chain([(10, "eve")]).collect();
+        let shared = SharedDirectory::new(directory_of(&names), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        case.world.shards.iter().for_each(access::follow_accounts);
+        case.world.sleep(5);
+        done(&mut case.owner, "SETACL box eve@demo.test lr");
+        for users in [&with_eve, &names, &again] {
+            shared.replace(directory_of(users));
+        }
+        case.world.sleep(5);
+        let told = done(&mut case.owner, "GETACL box");
+        assert!(!told.contains("eve"), "{pair:?}: {told}");
+        let told = done(&mut log_in(&case.world, "eve"), "LIST \"\" *");
+        assert!(!told.contains("Other Users"), "{pair:?}: {told}");
+    }
+}
+
 /// Whoever has a mailbox of a removed account selected, and whoever used the account, is sent away,
 /// in IDLE too.
 #[test]

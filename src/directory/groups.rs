@@ -171,6 +171,28 @@ impl Group {
     }
 }
 
+/// The lines of a groups file that name the account with the canonical address `key` by itself, and
+/// the groups that they are of. Blocks.
+///
+/// # Errors
+/// A file that cannot be read or has a mistake.
+pub fn groups_naming(
+    path: &Path,
+    default_domain: &str,
+    key: &str,
+) -> Result<Vec<(usize, String)>, DirectoryError> {
+    let text = read_lines(path, false, "groups_file", "groups")?;
+    let file = GroupsFile::parse(&text, default_domain);
+    let file = file.map_err(|(line, what)| DirectoryError::at(path, line, what))?;
+    let mut found = Vec::new();
+    for group in &file.groups {
+        let named =
+            group.members.iter().filter(|it| matches!(&it.who, Who::Account(it) if it == key));
+        found.extend(named.map(|member| (member.line, group.name.clone())));
+    }
+    Ok(found)
+}
+
 /// Whether `text` can be the name of a group.
 pub fn is_group_name(text: &str) -> bool {
     check_name(text).is_ok()

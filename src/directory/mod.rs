@@ -50,7 +50,7 @@ pub use self::{
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     files::DirectoryError,
-    groups::is_group_name,
+    groups::{groups_naming, is_group_name},
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     keyring::{AppPassword, AppPasswordError, Keyring, Salt},
     masters::Master,
@@ -235,8 +235,14 @@ pub struct SharedDirectory {
     snapshot: ArcSwap<DirectorySnapshot>,
     /// Reloads so far.
     generation: AtomicU64,
+    /// The names of accounts that reloads removed, with the generation that lacked them; the latest
+    /// [`REMOVED_MAX`], in their order.
+    removed: ArcSwap<Vec<(u64, String)>>,
     common: Arc<Common>,
 }
+
+/// Names of removed accounts that are kept, for shards that do not follow for a while.
+const REMOVED_MAX: usize = 10_000;
 
 impl SharedDirectory {
     pub fn new(snapshot: DirectorySnapshot, limits: PeerLimits) -> Arc<SharedDirectory> {
@@ -251,6 +257,7 @@ impl SharedDirectory {
         Arc::new(SharedDirectory {
             snapshot: ArcSwap::from_pointee(snapshot),
             generation: AtomicU64::new(0),
+            removed: ArcSwap::default(),
             common: Arc::new(Common::new(limits, guard)),
         })
     }
@@ -267,8 +274,26 @@ impl SharedDirectory {
     /// Reload: replaces the snapshot; the shards' caches are dropped. Returns the previous one.
     pub fn replace(&self, snapshot: DirectorySnapshot) -> Arc<DirectorySnapshot> {
         let before = self.snapshot.swap(Arc::new(snapshot));
+        self.note_removed(&before);
         self.generation.fetch_add(1, Ordering::Release);
         before
+    }
+
+    /// Keeps the names of the accounts that are no more. Called by one thread.
+    fn note_removed(&self, before: &DirectorySnapshot) {
+        let now = self.snapshot.load();
+        if now.users().is_empty() {
+            return;
+        }
+        let generation = self.generation() + 1;
+        let gone = before.users().iter().filter(|user| now.name_of(user.id).is_none());
+        let gone: Vec<_> = gone.map(|user| (generation, now.login_key(&user.address))).collect();
+        if !gone.is_empty() {
+            let mut removed = self.removed.load().to_vec();
+            removed.extend(gone);
+            removed.drain(..removed.len().saturating_sub(REMOVED_MAX));
+            self.removed.store(Arc::new(removed));
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -517,6 +542,13 @@ impl Directory {
     /// Whether there are accounts in the snapshot.
     pub fn has_accounts(&self) -> bool {
         !self.shared.snapshot.load().users().is_empty()
+    }
+
+    /// The names that accounts had which reloads removed after `generation`.
+    pub fn removed_since(&self, generation: u64) -> Vec<String> {
+        let removed = self.shared.removed.load();
+        let since = removed.iter().filter(|(at, _)| *at > generation);
+        since.map(|(_, name)| name.clone()).collect()
     }
 
     /// Counts reloads.

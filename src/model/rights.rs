@@ -738,19 +738,16 @@ impl AccessList {
         implied.into_iter().chain(entries).collect()
     }
 
-    /// Brings entries for users up to date: removes those for accounts that are gone, and gives
+    /// Brings entries for users up to date: removes those for whom is gone, and gives
     /// those without a number that of the account which has the name, if there is one and the list
     /// does not become too long. Returns what was removed.
     pub fn renew(
         &mut self,
-        is_gone: impl Fn(AccountId) -> bool,
+        is_gone: impl Fn(&Identifier) -> bool,
         named: impl Fn(&str) -> Option<AccountId>,
     ) -> Vec<(Subject, Rights)> {
-        let is_of_gone = |subject: &Subject| match subject.identifier {
-            Identifier::User { account: Some(account), .. } => is_gone(account),
-            _ => false,
-        };
-        let (removed, kept) = self.entries.drain(..).partition(|(subject, _)| is_of_gone(subject));
+        let (removed, kept) =
+            self.entries.drain(..).partition(|(subject, _)| is_gone(&subject.identifier));
         self.entries = kept;
         let number = |(subject, _): &(Subject, Rights)| match &subject.identifier {
             Identifier::User { name, account: None } => {
@@ -1166,7 +1163,11 @@ mod tests {
         // Both entries go with the account, and nobody else's.
         list.set(numbered("bob", 2), rights("lrs")).unwrap();
         let gone = |list: &mut AccessList, account: u64| {
-            list.renew(|it| it == AccountId(account), |_| None).len()
+            let is_gone = |it: &Identifier| match it {
+                Identifier::User { account: number, .. } => *number == Some(AccountId(account)),
+                _ => false,
+            };
+            list.renew(is_gone, |_| None).len()
         };
         assert_eq!(gone(&mut list, 1), 2);
         assert_eq!(gone(&mut list, 1), 0);

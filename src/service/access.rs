@@ -2,7 +2,7 @@
 //! acl`: whom an identifier names, and the change itself, on the account's shard. Every change is
 //! told to the operator. And what becomes of entries when accounts come and go.
 
-use std::{rc::Rc, time::Duration};
+use std::{collections::HashSet, rc::Rc, time::Duration};
 
 use super::Shard;
 use crate::{
@@ -210,9 +210,12 @@ pub fn follow_accounts(shard: &Rc<Shard>) {
         while !shard.shutting_down.get() {
             let generation = shard.directory.generation();
             shard.reloads.tell_if(|told| std::mem::replace(told, generation) != generation);
-            // What a partition in trouble lacks is done later.
-            if seen != Some(generation) && look_at_all(&shard).await.is_ok() {
-                seen = Some(generation);
+            if seen != Some(generation) {
+                let removed = shard.directory.removed_since(seen.unwrap_or(generation));
+                // What a partition in trouble lacks is done later.
+                if look_at_all(&shard, &removed.into_iter().collect()).await.is_ok() {
+                    seen = Some(generation);
+                }
             }
             shard.executor.sleep(LOOK_INTERVAL).await;
         }
@@ -220,7 +223,9 @@ pub fn follow_accounts(shard: &Rc<Shard>) {
     executor.spawn(Priority::Background, Box::pin(follow));
 }
 
-async fn look_at_all(shard: &Shard) -> Result<(), StoreError> {
+/// `removed`: names that removed accounts had. An entry for such a name was the account's, also if
+/// it has no number yet.
+async fn look_at_all(shard: &Shard, removed: &HashSet<String>) -> Result<(), StoreError> {
     // Rather the mistake of an operator than the removal of everybody.
     if !shard.directory.has_accounts() {
         return Ok(());
@@ -230,11 +235,13 @@ async fn look_at_all(shard: &Shard) -> Result<(), StoreError> {
         for (at, owner) in index.sharers().into_iter().enumerate() {
             let is_old = |grantee: &Grantee| match grantee {
                 Grantee::Account(account) => shard.directory.name_of(*account).is_none(),
-                Grantee::Name(name) => shard.directory.account_named(name).is_some(),
+                Grantee::Name(name) => {
+                    removed.contains(&**name) || shard.directory.account_named(name).is_some()
+                }
                 _ => false,
             };
             if index.grantees_of(owner).iter().any(is_old) {
-                renew(shard, partition, owner).await?;
+                renew(shard, partition, owner, removed).await?;
             }
             if at % OWNERS_PER_TURN == 0 {
                 shard.executor.yield_now().await;
@@ -245,12 +252,23 @@ async fn look_at_all(shard: &Shard) -> Result<(), StoreError> {
 }
 
 /// Brings the lists of an account up to date, by one entry.
-async fn renew(shard: &Shard, partition: &Partition, owner: AccountId) -> Result<(), StoreError> {
+async fn renew(
+    shard: &Shard,
+    partition: &Partition,
+    owner: AccountId,
+    removed_names: &HashSet<String>,
+) -> Result<(), StoreError> {
     let account = partition.account_as_it_is(owner).await?;
     let directory = &shard.directory;
     let mut removed = Vec::new();
     let renew = |mailbox, list: &mut AccessList| {
-        let is_gone = |account| directory.name_of(account).is_none();
+        let is_gone = |identifier: &Identifier| match identifier {
+            Identifier::User { account: Some(account), .. } => {
+                directory.name_of(*account).is_none()
+            }
+            Identifier::User { name, account: None } => removed_names.contains(name),
+            _ => false,
+        };
         let gone = list.renew(is_gone, |name| directory.account_named(name));
         removed.extend(gone.into_iter().map(|(subject, rights)| (mailbox, subject, rights)));
     };

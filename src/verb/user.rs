@@ -13,7 +13,8 @@ use ringmail::{
     config::Settings,
     control::{self, json},
     directory::{
-        self, AppPassword, Salt, Secret, UsersFile, UsersFileError, lock_name, parse_import,
+        self, AppPassword, Salt, Secret, UsersFile, UsersFileError, groups_naming, lock_name,
+        parse_import,
     },
     events::rfc3339,
     model::Timestamp,
@@ -248,10 +249,52 @@ fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
         }
         return print_line(format_args!(
             "would remove the log-in of {address}; its mail would stay in the store"
-        ));
+        ))
+        .and_then(|()| note_names(address, place));
     }
     let id = accounts.edit(|file| Ok(file.remove(address)?))?;
-    print_line(format_args!("removed {address} (account {id}); its mail stays in the store"))
+    print_line(format_args!("removed {address} (account {id}); its mail stays in the store"))?;
+    note_names(address, place)
+}
+
+/// Says what still names the address, so that whoever gets it next has that.
+fn note_names(address: &str, place: &Place) -> Result<()> {
+    let key = address.to_lowercase();
+    let settings = place.config.as_deref().map(Settings::load).transpose()?;
+    let domain = key.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let (groups, default_domain) = match (&settings, &place.dir) {
+        (Some(settings), _) => {
+            let default_domain = settings.domains.first().map_or("", String::as_str);
+            (settings.directory_files().groups, default_domain)
+        }
+        (None, Some(folder)) => (folder.join("groups"), domain),
+        (None, None) => return Ok(()),
+    };
+    let note = |place: String, what: &str| {
+        complain(format_args!(
+            "note: {}: still names {}: whoever gets the address {what}",
+            printable(&place),
+            printable(address)
+        ));
+    };
+    // A mistake in the file is for the server and `check` to tell.
+    let named = groups_naming(&groups, default_domain, &key).unwrap_or_default();
+    for (line, group) in named {
+        note(format!("{}:{line}", groups.display()), &format!("is a member of ${group}"));
+    }
+    let is_same = |name: &str| {
+        let whole = match name.contains('@') {
+            true => name.to_lowercase(),
+            false => format!("{name}@{default_domain}").to_lowercase(),
+        };
+        whole == key
+    };
+    for (name, place) in settings.iter().flat_map(Settings::administrators) {
+        if is_same(name) {
+            note(place, "owns the public folders");
+        }
+    }
+    Ok(())
 }
 
 fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
