@@ -806,7 +806,35 @@ fn messages_are_copied_and_moved_between_accounts() {
         done(&mut case.user, "NOOP");
         let secret = case.name("secret");
         let told = answer(&mut case.user, &format!("COPY 1 {secret}"));
-        assert!(told.contains("t NO [TRYCREATE]"), "{told}");
+        assert!(told.contains("t NO [NONEXISTENT]"), "{told}");
+    });
+}
+
+/// Who cannot create a missing target is not told to (RFC 3501 6.3.11), whether it is missing or
+/// only not seen.
+#[test]
+fn only_who_can_create_a_target_is_told_to() {
+    each(|case| {
+        done(&mut case.owner, "CREATE box/hidden");
+        done(&mut case.owner, "CREATE secret/hidden");
+        case.grant("box", "lrk");
+        done(&mut case.user, "APPEND INBOX {3+}\r\nabc");
+        done(&mut case.user, "SELECT INBOX");
+        for (name, code) in [
+            ("mine".to_owned(), "TRYCREATE"),
+            (case.name("box/hidden"), "TRYCREATE"),
+            (case.name("box/none"), "TRYCREATE"),
+            (case.name("secret"), "NONEXISTENT"),
+            (case.name("secret/hidden"), "NONEXISTENT"),
+            (case.name("none"), "NONEXISTENT"),
+            ("\"Other Users/ghost@demo.test/x\"".to_owned(), "NONEXISTENT"),
+            ("Shared/none".to_owned(), "NONEXISTENT"),
+        ] {
+            for command in [format!("APPEND {name} {{3+}}\r\nabc"), format!("COPY 1 {name}")] {
+                let told = answer(&mut case.user, &command);
+                assert!(told.contains(&format!("t NO [{code}] No such mailbox")), "{told}");
+            }
+        }
     });
 }
 

@@ -218,7 +218,7 @@ fn play(kit: &Kit, seed: u64) {
                         &told,
                         rights.contains('i'),
                         rights,
-                        "TRYCREATE",
+                        "NONEXISTENT",
                         &format!("{what}: APPEND"),
                     );
                 }
@@ -285,7 +285,7 @@ fn play(kit: &Kit, seed: u64) {
                 };
                 let rights = model[mailbox].rights(user);
                 let (told, _) = it.run(&format!("COPY {} {}", number + 1, it.name(mailbox)));
-                check(&told, rights.contains('i'), rights, "TRYCREATE", &format!("{what}: COPY"));
+                check(&told, rights.contains('i'), rights, "NONEXISTENT", &format!("{what}: COPY"));
                 if rights.contains('i') {
                     model[mailbox].add(flags, rights);
                 }

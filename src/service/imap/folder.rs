@@ -58,23 +58,23 @@ pub(super) async fn resolve_for_any(
     let namespace = Namespace::of(session)?;
     // A name that cannot be decoded names no mailbox.
     let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
-    find(&namespace, &name, any_of, no_such_mailbox).await
+    find(&namespace, &name, any_of, false).await
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
-/// first (RFC 3501 7.1 TRYCREATE).
+/// first, unless it certainly cannot (RFC 3501 6.3.11 TRYCREATE).
 pub(super) async fn resolve_target(
     session: &Session,
     name: &MailboxName<'_>,
 ) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
-    let name = name.to_utf8(session.name_form()).map_err(|_| try_create())?;
-    find(&namespace, &name, Rights::of(&[Right::Insert]), try_create).await
+    let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
+    find(&namespace, &name, Rights::of(&[Right::Insert]), true).await
 }
 
 /// The mailbox with this UTF-8 name, if it exists and may be looked up.
 pub(super) async fn look_up(namespace: &Namespace, name: &str) -> Option<Folder> {
-    find(namespace, name, Rights::of(&[Right::Lookup]), no_such_mailbox).await.ok()
+    find(namespace, name, Rights::of(&[Right::Lookup]), false).await.ok()
 }
 
 /// A mailbox of another account that a walk over names came to.
@@ -88,19 +88,24 @@ pub(super) async fn walked(
     Some(Folder { home, reach, info, rights, seen_is_personal, seen_book })
 }
 
+/// `is_target`: if it is missing, it may be created.
 async fn find(
     namespace: &Namespace,
     name: &str,
     any_of: Rights,
-    missing: fn() -> Failure,
+    is_target: bool,
 ) -> Result<Folder, Failure> {
-    let Located { reach, name } = namespace.locate(name).ok_or_else(missing)?;
+    let Located { reach, name } = namespace.locate(name).ok_or_else(no_such_mailbox)?;
     let home = namespace.home(&reach).await?;
     let asked = move |holding: Holding| async move {
         let found = holding.find(&name);
-        Ok(found.map(|(info, rights)| (holding.seen_is_personal(info.id), info, rights)))
+        // Also of one that the user does not see, which is to be like none.
+        let can_create = is_target && holding.can_create(&name);
+        let found = found.map(|(info, rights)| (holding.seen_is_personal(info.id), info, rights));
+        Ok((found, can_create))
     };
-    let found = home.at_owner(asked).await?;
+    let (found, can_create) = home.at_owner(asked).await?;
+    let missing = || if can_create { try_create() } else { no_such_mailbox() };
     permitted(found.as_ref().map(|(.., rights)| *rights), any_of, missing)?;
     let (seen_is_personal, info, rights) = found.ok_or_else(missing)?;
     let seen_book = SeenBook::new(namespace.own().account.clone(), reach.account, &info);

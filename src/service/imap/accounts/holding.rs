@@ -14,7 +14,7 @@ use crate::{
         AccessList, AccountId, Asker, FlagMask, Flags, MailboxId, Right, Rights, SpecialUse,
         Subject, rights_stored,
     },
-    protocol::imap::{Code, SEPARATOR},
+    protocol::imap::{self, Code, SEPARATOR},
     service::{
         Shard,
         access::{self, Edit, PublicNews},
@@ -268,6 +268,11 @@ impl Holding {
             true => Ok(()),
             false => Err(Failure::no(Code::NoPerm, "Mailboxes cannot be created there")),
         }
+    }
+
+    /// Whether a mailbox of this name could be created, if there is none.
+    pub(in crate::service::imap) fn can_create(&self, name: &str) -> bool {
+        self.check_create(self.account.nearest_above(name)).is_ok() && imap::new_name(name).is_ok()
     }
 
     pub(in crate::service::imap) async fn create(
