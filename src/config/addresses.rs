@@ -373,8 +373,8 @@ impl Settings {
     /// If it is no host, or another route has all other domains.
     pub fn set_smarthost(&mut self, host: &str) -> Result<(), ConfigProblem> {
         let wrong = |what: &str| Err(ConfigProblem::file("--smarthost", format!("{host}: {what}")));
-        if host_and_port(host).is_none() {
-            return wrong("expected a host name or address, with or without :port");
+        if host_and_port(host).is_none_or(|(_, port)| port.is_none()) {
+            return wrong("expected HOST:PORT, e.g. 127.0.0.1:2626");
         }
         if self.route.iter().flat_map(|route| &route.domains).any(|domain| domain == "*") {
             return wrong("a route of --set has all other domains: remove one of them");
@@ -605,12 +605,12 @@ mod tests {
         settings.set_smarthost("127.0.0.1:2626").unwrap();
         let options = settings.directory_options();
         assert_eq!(options.routes[0].domains, ["*"]);
-        let said = settings.set_smarthost("x:y").unwrap_err().to_string();
-        assert_eq!(
-            said,
-            "--smarthost: x:y: expected a host name or address, with or without :port"
-        );
-        let said = settings.set_smarthost("other").unwrap_err().to_string();
+        for host in ["x:y", "localhost", "127.0.0.1"] {
+            let said = settings.set_smarthost(host).unwrap_err().to_string();
+            let expected = "expected HOST:PORT, e.g. 127.0.0.1:2626";
+            assert_eq!(said, format!("--smarthost: {host}: {expected}"));
+        }
+        let said = settings.set_smarthost("other:25").unwrap_err().to_string();
         assert!(said.contains("a route of --set has all other domains"), "{said}");
     }
 

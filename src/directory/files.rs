@@ -30,10 +30,19 @@ pub enum DirectoryError {
     #[error("{}:{line}: {what}", file.display())]
     Line { file: PathBuf, line: usize, what: String },
     /// Of a file that only a setting names.
-    #[error("{setting}: {}: {error}: make it, or change the setting", file.display())]
+    #[error("{setting}: {}: {error}{}", file.display(), advice(error))]
     Named { setting: &'static str, file: PathBuf, error: io::Error },
     #[error("{}: no account for postmaster", .0.display())]
     NoPostmaster(PathBuf),
+}
+
+/// What to do about a file that only a setting names, unless the error says it.
+fn advice(error: &io::Error) -> &'static str {
+    // Made by `read_lines`.
+    match error.get_ref() {
+        Some(_) if error.kind() == io::ErrorKind::NotFound => "",
+        _ => ": make it, or change the setting",
+    }
 }
 
 impl DirectoryError {

@@ -213,6 +213,11 @@ impl UsersFile {
         }
     }
 
+    /// Whether an account can have this address.
+    pub fn check_address(address: &str) -> Result<(), UsersFileError> {
+        canonical(address).map(drop)
+    }
+
     pub fn add(
         &mut self,
         address: &str,

@@ -34,6 +34,8 @@ pub fn dkim(verb: DkimVerb) -> Result<()> {
 struct Keys {
     data_dir: PathBuf,
     owner: Option<Owner>,
+    /// It is named by hand; that of a configuration is made by the first start.
+    is_named: bool,
 }
 
 impl Keys {
@@ -47,9 +49,11 @@ impl Keys {
                     }
                     _ => None,
                 };
-                Ok(Keys { data_dir: settings.data_dir, owner })
+                Ok(Keys { data_dir: settings.data_dir, owner, is_named: false })
             }
-            (None, Some(directory)) => Ok(Keys { data_dir: directory.clone(), owner: None }),
+            (None, Some(directory)) => {
+                Ok(Keys { data_dir: directory.clone(), owner: None, is_named: true })
+            }
             (None, None) => Err(Usage("--config or --dir is needed".to_owned()).into()),
         }
     }
@@ -60,7 +64,7 @@ impl Keys {
 
     /// Reads as the owner of the data directory.
     fn list(&self) -> Result<Vec<StoredKey>> {
-        if !self.data_dir.exists() {
+        if !self.data_dir.exists() && !self.is_named {
             return Ok(Vec::new());
         }
         data_dir::as_owner(&self.data_dir, || Ok(self.folder().list()?))

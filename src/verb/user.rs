@@ -151,6 +151,8 @@ impl EditError {
 
 fn add(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
+    // Before a password is typed for nothing.
+    UsersFile::check_address(&arguments.address)?;
     let secret = secret(&read_password(arguments)?, None)?;
     let id = accounts.edit(|file| Ok(file.add(&arguments.address, secret)?))?;
     print_line(format_args!("added {} (account {id})", arguments.address))?;

@@ -163,7 +163,7 @@ async fn look_up(shard: Rc<Shard>, address: String) -> (Found, Vec<WayFacts>) {
         }
         Ok(Destination::Foreign) => {
             found.result = "foreign";
-            let who = "not ours: accepted from users who logged in and listed networks";
+            let who = "not ours: accepted from users who logged in and from smtp.relay_networks";
             found.text.push(who.to_owned());
             found.remote.push(address.clone());
         }
