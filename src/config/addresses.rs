@@ -403,8 +403,8 @@ impl Settings {
         named.map(move |(name, line)| (&**name, format!("{file}:{line}: imap.administrators")))
     }
 
-    /// The administrators who are no accounts: whether that is a mistake, and what it is. One who is
-    /// only not there yet is none.
+    /// The administrators who are no accounts: whether that is a mistake, and what it is. One who
+    /// is only not there yet is none.
     pub fn unknown_administrators(&self, directory: &DirectorySnapshot) -> Vec<(bool, String)> {
         let unknown = self.administrators().filter(|(name, _)| directory.user(name).is_none());
         let told = |(name, place): (&str, String)| {

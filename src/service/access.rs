@@ -196,9 +196,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const OWNERS_PER_TURN: usize = 64;
 
 /// Tells sessions of this shard of each reload, and keeps its lists up to date with the accounts,
-/// in the background: at the start, and after each reload. Entries for an account that is gone are removed. Entries for a name without a
-/// number get the number of the account that has the name now, so that later they mean nobody
-/// else. Where a backend has the accounts, nothing is known of them all, and the lists stay.
+/// in the background: at the start, and after each reload. Entries for an account that is gone are
+/// removed. Entries for a name without a number get the number of the account that has the name
+/// now, so that later they mean nobody else. Where a backend has the accounts, nothing is known of
+/// them all, and the lists stay.
 pub fn follow_accounts(shard: &Rc<Shard>) {
     if shard.directory.has_backend() {
         return;

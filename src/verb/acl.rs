@@ -62,8 +62,8 @@ pub fn acl(verb: AclVerb) -> Result<()> {
 }
 
 /// Of a group that is not quoted the shell leaves nothing, or another word.
-const QUOTES: &str = "a group is written in single quotes, '$staff': else the shell puts nothing in \
-                      its place";
+const QUOTES: &str = "a group is written in single quotes, '$staff': else the shell puts nothing \
+                      in its place";
 
 /// An argument is not there.
 fn missing(account: &str, what: &str) -> anyhow::Error {
@@ -98,9 +98,10 @@ const WORDS: [&str; 12] = [
 fn check_rights(text: &str) -> Result<()> {
     let letters = text.strip_prefix(['+', '-']).unwrap_or(text);
     let wrong = |why: &str| {
-        let what = "rights are letters, each once: l see it, r read, s \\Seen, w other flags, i put \
-                    in, p send mail to, k create below, x delete or rename, t \\Deleted, e expunge, \
-                    a change the list; e.g. lrs to read, lrswite to work with, lrswipkxtea for all";
+        let what = "rights are letters, each once: l see it, r read, s \\Seen, w other flags, \
+                    i put in, p send mail to, k create below, x delete or rename, t \\Deleted, \
+                    e expunge, a change the list; e.g. lrs to read, lrswite to work with, \
+                    lrswipkxtea for all";
         Err(Usage(format!("{text}: {why}; {what}")).into())
     };
     if WORDS.contains(&letters.to_lowercase().as_str()) {

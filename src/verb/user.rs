@@ -291,7 +291,7 @@ fn note_names(address: &str, place: &Place) -> Result<()> {
         };
         whole == key
     };
-    for (name, place) in settings.iter().flat_map(Settings::administrators) {
+    for (name, place) in settings.iter().flat_map(|it| it.administrators()) {
         if is_same(name) {
             note(place, "owns the public folders");
         }

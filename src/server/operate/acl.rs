@@ -238,6 +238,14 @@ fn no_account(account: &str) -> String {
     format!("{account}: no such account ({hint})")
 }
 
+/// The account, to be changed. Of one that never was, none is made.
+async fn opened(partition: &Partition, owner: &Owner) -> Result<Account, StoreError> {
+    match owner.name {
+        Some(_) => partition.account(owner.account).await,
+        None => partition.account_as_it_is(owner.account).await,
+    }
+}
+
 fn no_mailbox(owner: &Owner, mailbox: &str) -> String {
     let hint = if owner.is_public() { "; \"acl set\" with --create makes one" } else { "" };
     format!("{}: no such mailbox{hint}", owner.mailbox(mailbox))
@@ -584,7 +592,7 @@ impl SeenChange {
             return Err(format!("{whole}: not available now"));
         };
         let failed = |error: StoreError| format!("{whole}: {error}");
-        let account = partition.account_as_it_is(owner.account).await.map_err(failed)?;
+        let account = opened(partition, owner).await.map_err(failed)?;
         let id = find(owner, &account, &self.mailbox);
         let id = id.ok_or_else(|| no_mailbox(owner, &self.mailbox))?;
         let mailbox = account.mailbox(id).map_or_else(|| self.mailbox.clone(), |info| info.name);
@@ -674,12 +682,7 @@ impl Wanted {
             return Err(format!("{whole}: not available now"));
         };
         let failed = |error: StoreError| format!("{whole}: {error}");
-        // Of an account that never was, none is made.
-        let account = match owner.name {
-            Some(_) => partition.account(owner.account).await,
-            None => partition.account_as_it_is(owner.account).await,
-        };
-        let account = account.map_err(failed)?;
+        let account = opened(partition, owner).await.map_err(failed)?;
         let edit_dry = |list: &mut AccessList| {
             let name_of = |account| shard.directory.present_name(account);
             let subject = list.resolve(subject.clone(), &name_of);
@@ -723,6 +726,8 @@ impl Wanted {
 /// Whether somebody can have the name of an entry, now or later.
 fn possible(shard: &Shard, identifier: &Identifier) -> Result<(), String> {
     match identifier {
+        // Other names may log in there.
+        _ if shard.directory.has_backend() => Ok(()),
         Identifier::Group(name) if !directory::is_group_name(name) => {
             Err("no group can have this name".to_owned())
         }
@@ -754,7 +759,7 @@ fn note(shard: &Shard, subject: &Subject) -> Option<String> {
             Some(format!("#${name}: not in the groups file: nobody is meant until it is"))
         }
         Identifier::User { name, account: None } if !subject.identifier.is_number() => {
-            let (local_part, domain) = name.rsplit_once('@').unwrap_or((name, ""));
+            let (local_part, domain) = name.rsplit_once('@').unwrap_or((name.as_str(), ""));
             let more = match (EVERYBODY.contains(&local_part), directory.is_local_domain(domain)) {
                 (true, _) => "; everybody is \"anyone\"".to_owned(),
                 (false, false) => format!("; {domain} is not a domain of ours"),
