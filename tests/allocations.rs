@@ -125,6 +125,7 @@ async fn serve(
             hostname: "mail.demo.test".to_owned(),
             allow_plaintext_auth: true,
             certificate_name: Default::default(),
+            tokens: None,
             smtp: Default::default(),
             pop3: Default::default(),
             imap: Default::default(),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{
     ConfigProblem, Settings,
+    file::https_url,
     schema::{self, host_and_port},
 };
 use crate::{
@@ -330,6 +331,16 @@ impl Settings {
                 "addresses.srs_key_file",
                 "has no effect without addresses.srs_domain: set that too, or remove it",
             );
+        }
+        // Tokens that somebody else has made for somebody else must not do.
+        if self.oauth.keys.is_some()
+            && (self.oauth.issuer.is_empty() || self.oauth.audience.is_empty())
+        {
+            wrong("oauth.keys", "needs oauth.issuer and oauth.audience: set both");
+        }
+        let is_url = |text: &String| text.contains("://") && https_url(text).is_none();
+        if self.oauth.keys.as_ref().is_some_and(is_url) {
+            wrong("oauth.keys", "is neither a path nor an https URL that names a host");
         }
         if section.separators.is_empty() && !section.verp_senders.is_empty() {
             wrong(

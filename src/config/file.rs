@@ -18,11 +18,17 @@ use super::{
     schema::{self, Fixed, PARTITIONS_MAX, item_lines, server_address},
 };
 use crate::{
-    control::{DnsOptions, HttpsOptions, Servers, StsOptions, TlsReportOptions},
-    directory::{GuardOptions, PeerLimits},
+    control::{
+        DnsOptions, HttpsOptions, Introspection, KeySource, OauthOptions, Servers, StsOptions,
+        TlsReportOptions,
+    },
+    directory::{GuardOptions, PeerLimits, TokenOptions},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
-    protocol::{imap, smtp},
+    protocol::{
+        imap, smtp,
+        tls_report::{Endpoint, HttpsUrl},
+    },
     queue::QueueOptions,
     resolver::{Name, Own, ResolverOptions},
     runtime::{
@@ -94,6 +100,7 @@ pub struct Settings {
     pub imap: ImapSection,
     #[serde(default)]
     pub authentication: AuthenticationSection,
+    pub oauth: OauthSection,
     #[serde(default)]
     pub dns: DnsSection,
     #[serde(default)]
@@ -653,6 +660,50 @@ pub struct AuthenticationSection {
     pub certificate_name: CertificateWord,
 }
 
+/// Bearer tokens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OauthSection {
+    pub issuer: String,
+    pub audience: String,
+    /// The claim that names the account.
+    pub claim: String,
+    /// The issuer's keys: a file or a URL.
+    pub keys: Option<String>,
+    /// The URL of the issuer that answers questions about tokens.
+    pub introspection: Option<String>,
+    pub client_id: String,
+    pub client_secret_file: Option<PathBuf>,
+    /// How long an answer about a token holds at most.
+    #[serde(with = "humantime_serde")]
+    pub cache: Duration,
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for OauthSection {
+    fn default() -> OauthSection {
+        OauthSection {
+            issuer: String::new(),
+            audience: String::new(),
+            claim: "email".to_owned(),
+            keys: None,
+            introspection: None,
+            client_id: String::new(),
+            client_secret_file: None,
+            cache: Duration::from_secs(300),
+            ca_file: None,
+        }
+    }
+}
+
+/// `https://host[:port]/...`
+pub(super) fn https_url(text: &str) -> Option<HttpsUrl> {
+    match Endpoint::parse(text) {
+        Some(Endpoint::Https(url)) => Some(url),
+        _ => None,
+    }
+}
+
 #[derive(Clone, Copy, Default, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateWord {
@@ -894,10 +945,17 @@ impl Settings {
             &mut self.dns.trust_anchor,
             &mut self.queue.ca_file,
             &mut self.mta_sts.ca_file,
+            &mut self.oauth.ca_file,
+            &mut self.oauth.client_secret_file,
             &mut self.tlsrpt.ca_file,
         ];
         for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
+        }
+        if let Some(keys) = &mut self.oauth.keys
+            && https_url(keys).is_none()
+        {
+            *keys = base.join(&*keys).to_string_lossy().into_owned();
         }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
@@ -1059,6 +1117,8 @@ impl Settings {
             hostname: self.hostname.clone(),
             allow_plaintext_auth,
             certificate_name: self.authentication.certificate_name.into(),
+            // The issuer is asked by the control thread.
+            tokens: None,
             smtp: self.smtp_options(),
             pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
             imap: ImapOptions {
@@ -1164,6 +1224,38 @@ impl Settings {
             authorities: authorities.clone(),
             local_networks: networks(&self.https.local_networks),
         }
+    }
+
+    /// How bearer tokens are judged; `None` if none are taken.
+    pub fn oauth_options(&self) -> Option<OauthOptions> {
+        let section = &self.oauth;
+        let keys = section.keys.as_ref().map(|text| match https_url(text) {
+            Some(url) => KeySource::Url(url),
+            None => KeySource::File(PathBuf::from(text)),
+        });
+        // Checked when the file was read.
+        let introspection = section.introspection.as_deref().and_then(https_url);
+        let introspection = introspection.map(|url| Introspection {
+            url,
+            client_id: section.client_id.clone(),
+            client_secret_file: section.client_secret_file.clone(),
+        });
+        if keys.is_none() && introspection.is_none() {
+            return None;
+        }
+        Some(OauthOptions {
+            tokens: TokenOptions {
+                issuer: section.issuer.clone(),
+                audience: section.audience.clone(),
+                claim: section.claim.clone(),
+                has_keys: keys.is_some(),
+                introspects: introspection.is_some(),
+            },
+            keys,
+            introspection,
+            cache: section.cache,
+            https: self.https_options(&section.ca_file),
+        })
     }
 
     /// How reports on TLS are made; `None` if they are off.

@@ -17,7 +17,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{ConfigProblem, ConfigProblems, problem::line_of};
+use super::{ConfigProblem, ConfigProblems, file::https_url, problem::line_of};
 use crate::{
     directory::{Master, is_address, is_reply_text},
     events::EventTarget,
@@ -80,6 +80,8 @@ enum Kind {
     Rewrites,
     /// Who may act for whom.
     Masters,
+    /// Of HTTPS.
+    Url,
     OneOf(&'static [&'static str]),
     Count(Bounds),
     /// In octets.
@@ -259,6 +261,15 @@ pub const SETTINGS: &[Setting] = &[
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
     setting("authentication.certificate_name", OneOf(&["email", "common_name"]), "\"email\""),
     optional("authentication.masters", Masters, "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]").reloaded(),
+    optional("oauth.issuer", Name, "\"https://id.example.org\""),
+    optional("oauth.audience", Name, "\"mail\""),
+    setting("oauth.claim", Name, "\"email\""),
+    optional("oauth.keys", Name, "\"https://id.example.org/keys.json\""),
+    optional("oauth.introspection", Kind::Url, "\"https://id.example.org/introspect\""),
+    optional("oauth.client_id", Name, "\"ringmail\""),
+    optional("oauth.client_secret_file", Kind::Path, "\"/etc/ringmail/oauth-secret\""),
+    setting("oauth.cache", time(0, 24 * 3600 * SECOND), "\"5m\""),
+    optional("oauth.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     setting("dns.servers", Servers, "[]"),
     setting("dns.trust_ad", Flag, "false"),
     setting("dns.validate", Flag, "false"),
@@ -574,6 +585,7 @@ impl Kind {
                     text.split_once('=').is_some_and(|(old, new)| is_domain(old) && is_domain(new))
                 });
             }
+            Kind::Url => text.is_some_and(|text| https_url(text).is_some()),
             Masters => return each(value, false, |text| Master::parse(text).is_some()),
             Host => text.is_some_and(|text| host_and_port(text).is_some() || is_socket(text)),
             Text => text.is_some_and(is_reply_text),
@@ -654,6 +666,7 @@ impl Kind {
             Kind::Mailbox => "a mail address".to_owned(),
             Separators => "a text of characters from + - _ = # ~, or \"\" for none".to_owned(),
             Rewrites => "a list of pairs \"old=new\" of domains".to_owned(),
+            Kind::Url => "an https URL that names a host".to_owned(),
             Masters => {
                 "a list of \"master=whom\", whom: an address, @domain, or * for all".to_owned()
             }

@@ -168,6 +168,27 @@ impl DnsAsker {
     pub(super) async fn ask(&self, name: Name, kind: Kind) -> Reply {
         self.0.reply(Question { name, kind }).await
     }
+
+    /// The addresses of a host that has some.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let name = Name::parse(host).map_err(|error| error.to_string())?;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        let mut failed = None;
+        for kind in [Kind::Aaaa, Kind::A] {
+            match self.ask(name.clone(), kind).await {
+                Reply::Found(Found { records: Records::Addresses(found), .. }) => {
+                    addresses.extend(found);
+                }
+                Reply::Failed(failure) => failed = Some(failure),
+                Reply::Found(_) | Reply::Nothing { .. } => {}
+            }
+        }
+        if addresses.is_empty() {
+            let why = failed.map(|it| format!(": {it}")).unwrap_or_default();
+            return Err(format!("{host}: no address{why}"));
+        }
+        Ok(addresses)
+    }
 }
 
 impl DnsWorker {

@@ -13,12 +13,14 @@
 mod dns;
 mod https;
 pub mod json;
+mod oauth;
 mod socket;
 mod sts;
 mod tls_report;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
 pub use https::HttpsOptions;
+pub use oauth::{Introspection, KeySource, OauthOptions, OauthWorker, oauth};
 pub use socket::{Asker, Handler, REQUEST_MAX, Reply, TIMEOUT, bind, path, request, serve, stream};
 pub use sts::{PolicyNews, PolicyWatcher, StsOptions};
 pub use tls_report::{

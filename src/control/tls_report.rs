@@ -21,7 +21,6 @@ use std::{
     ffi::OsStr,
     future::Future,
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -414,22 +413,7 @@ impl TlsReporter {
     /// RFC 8460 5.4. The certificate must be the host's: who publishes a record must not be able to
     /// make us talk to servers that are not his.
     async fn post(&self, url: &HttpsUrl, compressed: &[u8]) -> Result<(), String> {
-        let name = Name::parse(&url.host).map_err(|error| error.to_string())?;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        let mut failed = None;
-        for kind in [Kind::Aaaa, Kind::A] {
-            match self.dns.ask(name.clone(), kind).await {
-                Reply::Found(Found { records: Records::Addresses(found), .. }) => {
-                    addresses.extend(found);
-                }
-                Reply::Failed(failure) => failed = Some(failure),
-                Reply::Found(_) | Reply::Nothing { .. } => {}
-            }
-        }
-        if addresses.is_empty() {
-            let why = failed.map(|it| format!(": {it}")).unwrap_or_default();
-            return Err(format!("{}: no address{why}", url.host));
-        }
+        let addresses = self.dns.addresses(&url.host).await?;
         let connected = self.https.connect(&url.host, &addresses, url.port).await;
         let stream = connected.map_err(|error| format!("cannot connect: {error}"))?;
         let host = match url.port {

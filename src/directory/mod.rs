@@ -29,6 +29,7 @@ mod password;
 mod routes;
 mod senders;
 mod snapshot;
+mod tokens;
 mod turns;
 mod users_file;
 
@@ -61,6 +62,7 @@ pub use self::{
     },
     senders::{SenderOptions, Senders},
     snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot},
+    tokens::{TokenError, TokenOptions, TokenServer, Tokens},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
 };
@@ -221,6 +223,15 @@ pub enum AuthenticationError {
     /// Whether the account exists is not known now: try again later.
     #[error("the directory does not answer")]
     Unavailable,
+}
+
+impl From<TokenError> for AuthenticationError {
+    fn from(error: TokenError) -> AuthenticationError {
+        match error {
+            TokenError::Refused => AuthenticationError::Rejected,
+            TokenError::Unavailable => AuthenticationError::Unavailable,
+        }
+    }
 }
 
 impl From<Unavailable> for AuthenticationError {

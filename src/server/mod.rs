@@ -165,7 +165,12 @@ fn serve(
     });
     dns.watch_policies(tls_reports::policy_watcher(reporter.clone(), events.clone()));
 
+    let oauth = settings.oauth_options();
+    let oauth = oauth.map(|options| control::oauth(options, &dns, events.clone()));
+    let (tokens, oauth) = oauth.unzip();
+
     let mut service = settings.service_options(allow_plaintext_auth);
+    service.tokens = tokens;
     service.relay.client.trust = Arc::new(trust(settings, &events));
 
     let (ready_sender, ready) = mpsc::channel();
@@ -204,7 +209,7 @@ fn serve(
     drop(ready_sender);
     let threads = shard::start(shard_options, starts).context("cannot start the shards")?;
     wait_until_open(&ready, shard_count)?;
-    let watched = monitor::Watched { dns, reporter: reporter.clone(), gate: gate.clone() };
+    let watched = monitor::Watched { dns, reporter: reporter.clone(), oauth, gate: gate.clone() };
     monitor::start(settings, sockets.admin, watched, state.clone(), events.clone())?;
     let _signals = watch_signals(gate, state, events.clone(), writer)?;
     announce()?;

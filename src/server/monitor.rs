@@ -9,7 +9,7 @@ use super::{Reloadable, blocks, examine, operate, probes, tls_reports};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
-    control::{self, DnsWorker, TlsReportRequest, TlsReporter},
+    control::{self, DnsWorker, OauthWorker, TlsReportRequest, TlsReporter},
     events::{Event, EventSender},
     metrics::{MetricsSnapshot, render_prometheus},
     model::ShardId,
@@ -34,6 +34,8 @@ pub(super) struct Watched {
     pub dns: DnsWorker,
     /// If reports on TLS are on.
     pub reporter: Option<Arc<TlsReporter>>,
+    /// If bearer tokens are taken.
+    pub oauth: Option<OauthWorker>,
     pub gate: MeshGate<Shard>,
 }
 
@@ -45,7 +47,7 @@ pub(super) fn start(
     state: Arc<Reloadable>,
     events: EventSender,
 ) -> Result<()> {
-    let Watched { dns, reporter, gate } = watched;
+    let Watched { dns, reporter, oauth, gate } = watched;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -63,6 +65,9 @@ pub(super) fn start(
         .spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(dns.run());
+                if let Some(oauth) = oauth {
+                    tokio::spawn(oauth.run());
+                }
                 if let Some(reporter) = &reporter {
                     tokio::spawn(reporter.clone().run());
                 }

@@ -17,7 +17,7 @@ use crate::{
     metrics::Protocol,
     model::Moment,
     protocol::sasl::{
-        Answer, Binding, Credentials, Mechanism, Mechanisms, Question,
+        Answer, Binding, Credentials, Mechanism, Mechanisms, Question, Token,
         scram::{Ground, Hash},
     },
     runtime::{channel_binding::ChannelBinding, connection::Connection},
@@ -39,6 +39,7 @@ pub(super) fn mechanisms(shard: &Shard, connection: &Connection) -> Mechanisms {
         (is_private || !it.needs_privacy())
             && (has_keys || !it.needs_keys())
             && (connection.is_bound() || !it.binds())
+            && (!it.needs_tokens() || shard.options.tokens.as_ref().is_some_and(|it| it.work()))
             && (!it.needs_certificate() || certificate_is_known(shard, connection))
     };
     Mechanism::ALL.into_iter().filter(works).collect()
@@ -80,6 +81,10 @@ impl LogIn {
                 let Credentials { user, password } = credentials;
                 attempt.make(&user, authorization.as_deref(), Means::Password(&password)).await
             }
+            Question::Token { token: Token(token), authorization } => {
+                let user = authorization.as_deref().unwrap_or_default();
+                attempt.make(user, authorization.as_deref(), Means::Token(&token)).await
+            }
             Question::Certificate { authorization } => {
                 attempt.by_certificate(authorization.as_deref()).await
             }
@@ -120,6 +125,7 @@ struct Attempt<'a> {
 #[derive(Clone, Copy)]
 enum Means<'a> {
     Password(&'a str),
+    Token(&'a str),
     Proof { hash: Hash, proved: Option<&'a [u8]> },
 }
 
@@ -159,6 +165,14 @@ impl Attempt<'_> {
         let (peer, now) = (self.connection.peer().ip(), now(self.shard));
         let directory = &self.shard.directory;
         match means {
+            // Tokens cannot be guessed, so wrong ones are not counted.
+            Means::Token(token) => {
+                let tokens = self.shard.options.tokens.as_ref();
+                let tokens = tokens.ok_or(AuthenticationError::Rejected)?;
+                let name = tokens.name_of(token).await?;
+                let found = directory.identity(&name).await?;
+                found.ok_or(AuthenticationError::Rejected)
+            }
             Means::Password(password) => directory.authenticate(user, password, peer, now).await,
             Means::Proof { hash, proved } => directory.prove(user, hash, proved, peer, now).await,
         }

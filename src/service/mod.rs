@@ -10,7 +10,7 @@ use std::{
 use budget::MessageBudget;
 
 use crate::{
-    directory::Directory,
+    directory::{Directory, Tokens},
     events::{Event, ShardEvents},
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
@@ -150,6 +150,8 @@ pub struct ServiceOptions {
     pub allow_plaintext_auth: bool,
     /// What names an account in the certificate of a client.
     pub certificate_name: CertificateName,
+    /// Who judges bearer tokens, if any are taken.
+    pub tokens: Option<Arc<Tokens>>,
     pub smtp: smtp::SmtpOptions,
     pub pop3: pop3::Pop3Options,
     pub imap: imap::ImapOptions,
@@ -168,6 +170,7 @@ impl Default for ServiceOptions {
             hostname: "localhost".to_owned(),
             allow_plaintext_auth: false,
             certificate_name: CertificateName::default(),
+            tokens: None,
             smtp: Default::default(),
             pop3: Default::default(),
             imap: Default::default(),

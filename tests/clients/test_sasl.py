@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import time
 import unittest
 
 from demo import BINARY, Demo, free_port_base
@@ -284,6 +285,95 @@ class SaslTest(unittest.TestCase):
                 file.flush()
                 os.chmod(file.name, 0o600)
                 self.run_client("msmtp", "-C", file.name, "bob@demo.test")
+
+
+class TokenTest(unittest.TestCase):
+    """Bearer tokens that openssl signs."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.path = pathlib.Path(cls.folder.name)
+        for name in ("ours", "theirs"):
+            cls.openssl("genrsa", "-traditional", "-out", f"{name}.pem", "2048")
+        modulus = cls.openssl("rsa", "-in", "ours.pem", "-noout", "-modulus").decode().strip()
+        modulus = bytes.fromhex(modulus.removeprefix("Modulus="))
+        keys = {"keys": [{"kty": "RSA", "kid": "k", "alg": "RS256", "use": "sig", "e": "AQAB",
+                          "n": cls.url_encoded(modulus)}]}
+        (cls.path / "keys.json").write_text(json.dumps(keys))
+        cls.demo = Demo("--set", "authentication.failure_delay=0s", "--set", "oauth.issuer=https://id.test",
+                        "--set", "oauth.audience=mail", "--set", f"oauth.keys={cls.path / 'keys.json'}",
+                        "--set", "authentication.masters=[\"alice@demo.test=bob@demo.test\"]")
+        until = time.monotonic() + 20
+        while "OAUTHBEARER" not in Line(cls.demo, "imap").mechanisms() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.demo.stop()
+        cls.folder.cleanup()
+
+    @classmethod
+    def openssl(cls, *arguments, stdin=b""):
+        return subprocess.run(["openssl", *arguments], cwd=cls.path, check=True, input=stdin,
+                              capture_output=True).stdout
+
+    @staticmethod
+    def url_encoded(data):
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    def token(self, key="ours", algorithm="RS256", **changes):
+        claims = {"iss": "https://id.test", "aud": "mail", "exp": int(time.time()) + 600,
+                  "email": "alice@demo.test", **changes}
+        parts = [self.url_encoded(json.dumps(part).encode()) for part in
+                 ({"alg": algorithm, "kid": "k"}, claims)]
+        message = ".".join(parts).encode()
+        if algorithm == "RS256":
+            signature = self.openssl("dgst", "-sha256", "-sign", f"{key}.pem", stdin=message)
+        elif algorithm == "HS256":
+            public = self.openssl("rsa", "-in", "ours.pem", "-pubout")
+            signature = hmac.new(public, message, "sha256").digest()
+        else:
+            signature = b""
+        return f"{message.decode()}.{self.url_encoded(signature)}"
+
+    def log_in(self, protocol, mechanism, token, user=""):
+        line = Line(self.demo, protocol)
+        if mechanism == "XOAUTH2":
+            message = f"user={user or 'alice@demo.test'}\1auth=Bearer {token}\1\1"
+        else:
+            name = f"a={user}" if user else ""
+            message = f"n,{name},\1host=x\1port=1\1auth=Bearer {token}\1\1"
+        line.send(f"{line.command} {mechanism} {encoded(message.encode())}")
+        said = line.answer()
+        if isinstance(said, bytes):
+            self.assertIn("status", json.loads(said))
+            said = line.respond(b"\1" if mechanism == "OAUTHBEARER" else b"")
+        return said
+
+    def test_tokens(self):
+        late = int(time.time()) - 600
+        bad = [self.token("theirs"), self.token(iss="https://other.test"), self.token(aud="other"),
+               self.token(exp=late), self.token(nbf=late + 1200), self.token(algorithm="none"),
+               self.token(algorithm="HS256"), self.token(email="nobody@demo.test"), "x", "a.b.c"]
+        for protocol in ("imap", "pop3", "smtp"):
+            self.assertIn("XOAUTH2", Line(self.demo, protocol).mechanisms())
+            for mechanism in ("OAUTHBEARER", "XOAUTH2"):
+                for user in ("", "alice@demo.test", "bob@demo.test"):
+                    said = self.log_in(protocol, mechanism, self.token(), user)
+                    self.assertTrue(said.startswith(WELCOME[protocol]), said)
+                self.assertTrue(self.log_in(protocol, mechanism, self.token(), "user1@demo.test")
+                                .startswith(REFUSED[protocol]))
+                for token in bad:
+                    said = self.log_in(protocol, mechanism, token)
+                    self.assertTrue(said.startswith(REFUSED[protocol]), (said, token))
+
+    def test_curl(self):
+        for protocol in ("imap", "pop3"):
+            done = subprocess.run(["curl", "-sS", "--oauth2-bearer", self.token(), "-u", "alice@demo.test",
+                                   f"{protocol}://127.0.0.1:{self.demo.port[protocol]}/"],
+                                  capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stderr)
 
 
 class CertificateTest(unittest.TestCase):

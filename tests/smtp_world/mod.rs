@@ -315,6 +315,7 @@ fn options(choices: &Choices) -> ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: choices.plaintext_auth,
         certificate_name: Default::default(),
+        tokens: None,
         smtp: SmtpOptions { limits: choices.limits, ..SmtpOptions::default() },
         pop3: Default::default(),
         imap: Default::default(),

@@ -335,6 +335,7 @@ pub fn options(plaintext: bool) -> ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: plaintext,
         certificate_name: Default::default(),
+        tokens: None,
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),

@@ -134,6 +134,7 @@ fn service_options() -> ServiceOptions {
         hostname: "mail.example".to_owned(),
         allow_plaintext_auth: false,
         certificate_name: Default::default(),
+        tokens: None,
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),

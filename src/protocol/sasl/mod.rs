@@ -11,6 +11,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod bearer;
 mod external;
 mod login;
 mod plain;
@@ -20,12 +21,14 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use self::scram::Scram;
+use self::{
+    bearer::{Bearer, Flavour},
+    scram::Scram,
+};
 
-/// Longest base64 line that an exchange decodes. Sessions accept AUTH continuation lines of at
-/// least this length; RFC 4954 4 asks for 12,288 octets, enough for Kerberos tickets, which we
-/// never read.
-pub const RESPONSE_MAX: usize = 4096;
+/// Longest base64 line that an exchange decodes: RFC 4954 4 asks for as much, and tokens are long.
+/// Sessions accept AUTH continuation lines of at least this length.
+pub const RESPONSE_MAX: usize = 12_288;
 /// Longest authentication identity, octets (RFC 4616 2 asks for 255 at least).
 pub const USER_MAX: usize = 512;
 /// Longest password, octets (RFC 4616 2 asks for 255 at least).
@@ -42,11 +45,14 @@ pub enum Mechanism {
     Plain,
     /// Never standardized; old clients use it.
     Login,
+    OAuthBearer,
+    /// Never standardized either; the forerunner of OAUTHBEARER.
+    XOAuth2,
 }
 
 impl Mechanism {
     /// In the order of announcement.
-    pub const ALL: [Mechanism; 7] = [
+    pub const ALL: [Mechanism; 9] = [
         Mechanism::External,
         Mechanism::ScramSha256Plus,
         Mechanism::ScramSha1Plus,
@@ -54,6 +60,8 @@ impl Mechanism {
         Mechanism::ScramSha1,
         Mechanism::Plain,
         Mechanism::Login,
+        Mechanism::OAuthBearer,
+        Mechanism::XOAuth2,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +73,8 @@ impl Mechanism {
             Mechanism::ScramSha1 => "SCRAM-SHA-1",
             Mechanism::Plain => "PLAIN",
             Mechanism::Login => "LOGIN",
+            Mechanism::OAuthBearer => "OAUTHBEARER",
+            Mechanism::XOAuth2 => "XOAUTH2",
         }
     }
 
@@ -72,8 +82,13 @@ impl Mechanism {
     pub fn needs_privacy(self) -> bool {
         match self {
             Mechanism::Plain | Mechanism::Login => true,
-            _ => false,
+            _ => self.needs_tokens(),
         }
+    }
+
+    /// Whether tokens must be accepted here.
+    pub fn needs_tokens(self) -> bool {
+        matches!(self, Mechanism::OAuthBearer | Mechanism::XOAuth2)
     }
 
     /// Whether the client must prove which connection it has ([`Binding`]).
@@ -98,6 +113,8 @@ impl Mechanism {
         };
         match self {
             Mechanism::External => Box::new(external::External),
+            Mechanism::OAuthBearer => Box::new(Bearer::new(Flavour::OAuthBearer)),
+            Mechanism::XOAuth2 => Box::new(Bearer::new(Flavour::XOAuth2)),
             Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => scram(scram::Hash::Sha256),
             Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => scram(scram::Hash::Sha1),
             Mechanism::Plain => Box::new(plain::Plain),
@@ -198,6 +215,16 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// A bearer token: to be checked, and never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").finish_non_exhaustive()
+    }
+}
+
 /// What only the service knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Question {
@@ -207,6 +234,8 @@ pub enum Question {
         /// Whom to act for, if the client named somebody (RFC 4422 3.4.1).
         authorization: Option<String>,
     },
+    /// Whether the token is a user's, and whether he may act for another one.
+    Token { token: Token, authorization: Option<String> },
     /// Whether the client's certificate is a user's, and whether he may act for another one.
     Certificate { authorization: Option<String> },
     /// What `user` must prove: [`Answer::Ground`].

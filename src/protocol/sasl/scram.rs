@@ -326,7 +326,7 @@ impl ClientFirst {
 }
 
 /// `saslname = 1*(value-safe-char / "=2C" / "=3D")` (RFC 5802 7).
-fn sasl_name(text: &str) -> Result<String, SaslError> {
+pub(super) fn sasl_name(text: &str) -> Result<String, SaslError> {
     let invalid = malformed("invalid user name");
     let mut name = String::with_capacity(text.len());
     let mut rest = text;

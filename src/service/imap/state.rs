@@ -29,7 +29,7 @@ use crate::{
 const MESSAGES_PER_TURN: usize = 4_096;
 
 /// Before login the longest input is credentials and ID fields.
-const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
+const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 14 * 1024, command: 16 * 1024, message: 0 };
 
 /// One client's session on this shard.
 pub(super) struct Session {
