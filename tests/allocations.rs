@@ -124,6 +124,7 @@ async fn serve(
         options: Arc::new(ServiceOptions {
             hostname: "mail.demo.test".to_owned(),
             allow_plaintext_auth: true,
+            lmtp_auth: false,
             certificate_name: Default::default(),
             tokens: None,
             smtp: Default::default(),

@@ -658,6 +658,8 @@ pub struct AuthenticationSection {
     pub masters: Vec<String>,
     /// What names an account in the certificate of a client.
     pub certificate_name: CertificateWord,
+    /// LMTP clients must log in.
+    pub lmtp: bool,
 }
 
 /// Bearer tokens.
@@ -734,6 +736,7 @@ impl Default for AuthenticationSection {
             trusted_networks: Vec::new(),
             masters: Vec::new(),
             certificate_name: CertificateWord::default(),
+            lmtp: false,
         }
     }
 }
@@ -1116,6 +1119,7 @@ impl Settings {
         ServiceOptions {
             hostname: self.hostname.clone(),
             allow_plaintext_auth,
+            lmtp_auth: self.authentication.lmtp,
             certificate_name: self.authentication.certificate_name.into(),
             // The issuer is asked by the control thread.
             tokens: None,

@@ -148,6 +148,8 @@ pub struct ServiceOptions {
     pub hostname: String,
     /// AUTH and LOGIN without TLS: true in demo only.
     pub allow_plaintext_auth: bool,
+    /// LMTP clients must log in.
+    pub lmtp_auth: bool,
     /// What names an account in the certificate of a client.
     pub certificate_name: CertificateName,
     /// Who judges bearer tokens, if any are taken.
@@ -169,6 +171,7 @@ impl Default for ServiceOptions {
         ServiceOptions {
             hostname: "localhost".to_owned(),
             allow_plaintext_auth: false,
+            lmtp_auth: false,
             certificate_name: CertificateName::default(),
             tokens: None,
             smtp: Default::default(),

@@ -268,6 +268,18 @@ class SaslTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
+    def test_lmtp_clients_must_log_in_if_configured(self):
+        demo = Demo("--set", "authentication.lmtp=true")
+        try:
+            with smtplib.LMTP("127.0.0.1", demo.port["lmtp"]) as client:
+                client.ehlo()
+                self.assertIn("SCRAM-SHA-256", client.esmtp_features["auth"])
+                self.assertEqual(client.mail("x@y.test")[0], 530)
+                client.login(USER, PASSWORD)
+                client.sendmail("x@y.test", ["bob@demo.test"], "Subject: x\r\n\r\nx\r\n")
+        finally:
+            demo.stop()
+
     def test_curl(self):
         for mechanism in HASHES:
             for url in (f"imap://127.0.0.1:{self.demo.port['imap']}/",

@@ -314,6 +314,7 @@ fn options(choices: &Choices) -> ServiceOptions {
     ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: choices.plaintext_auth,
+        lmtp_auth: false,
         certificate_name: Default::default(),
         tokens: None,
         smtp: SmtpOptions { limits: choices.limits, ..SmtpOptions::default() },

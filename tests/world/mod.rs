@@ -334,6 +334,7 @@ pub fn options(plaintext: bool) -> ServiceOptions {
     ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: plaintext,
+        lmtp_auth: false,
         certificate_name: Default::default(),
         tokens: None,
         smtp: Default::default(),

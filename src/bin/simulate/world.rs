@@ -133,6 +133,7 @@ fn service_options() -> ServiceOptions {
     ServiceOptions {
         hostname: "mail.example".to_owned(),
         allow_plaintext_auth: false,
+        lmtp_auth: false,
         certificate_name: Default::default(),
         tokens: None,
         smtp: Default::default(),

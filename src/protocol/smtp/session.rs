@@ -123,7 +123,8 @@ struct Transaction {
 
 impl Session {
     pub fn new(role: Role, limits: Limits, security: Security) -> Session {
-        let line_max = if role == Role::Submission { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
+        let has_auth = role == Role::Submission || (role == Role::Lmtp && security.lmtp_auth);
+        let line_max = if has_auth { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
         Session {
             role,
             limits,

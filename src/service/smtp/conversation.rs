@@ -356,6 +356,7 @@ impl Conversation {
             tls: connection.is_tls(),
             can_start_tls: connection.can_start_tls(),
             plaintext_auth: options.allow_plaintext_auth,
+            lmtp_auth: options.lmtp_auth,
             mechanisms: Mechanisms::NONE,
             xclient: is_among(&options.smtp.xclient, &connection),
             xforward: is_among(&options.smtp.xforward, &connection),
@@ -380,11 +381,13 @@ impl Conversation {
 
     /// What AUTH takes now: mail from other servers comes without it.
     fn mechanisms(&self) -> Mechanisms {
+        let shard = &self.channel.shard;
         match self.kind.role() {
-            Role::Submission => {
-                authentication::mechanisms(&self.channel.shard, &self.channel.connection)
+            Role::Exchange => Mechanisms::NONE,
+            Role::Lmtp if !shard.options.lmtp_auth => Mechanisms::NONE,
+            Role::Submission | Role::Lmtp => {
+                authentication::mechanisms(shard, &self.channel.connection)
             }
-            Role::Exchange | Role::Lmtp => Mechanisms::NONE,
         }
     }
 
@@ -548,6 +551,10 @@ impl Conversation {
 
     fn judge_authentication(&mut self) {
         match self.log_in.outcome() {
+            // An LMTP client delivers for others: the log-in lets it in, and no more.
+            Ok(_) if self.kind.role() == Role::Lmtp => {
+                self.session.authenticated(&mut self.replies);
+            }
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.channel.connection.set_logged_in(true);

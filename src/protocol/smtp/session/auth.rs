@@ -10,9 +10,18 @@ use super::{
 use crate::protocol::sasl::{self, NotOffered};
 
 impl Session {
+    /// Whether clients must log in before they send.
+    pub(super) fn must_log_in(&self) -> bool {
+        match self.role {
+            Role::Submission => true,
+            Role::Lmtp => self.security.lmtp_auth,
+            Role::Exchange => false,
+        }
+    }
+
     /// Whether AUTH is there.
     pub(super) fn auth_permitted(&self) -> Result<(), Reply> {
-        if self.role != Role::Submission {
+        if !self.must_log_in() {
             Err(reply::AUTH_UNAVAILABLE)
         } else if self.security.mechanisms.is_empty() {
             Err(reply::AUTH_NEEDS_TLS)

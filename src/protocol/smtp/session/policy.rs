@@ -115,6 +115,8 @@ pub struct Security {
     pub can_start_tls: bool,
     /// AUTH without TLS: in demo only.
     pub plaintext_auth: bool,
+    /// LMTP clients must log in, as those of submission do.
+    pub lmtp_auth: bool,
     /// What AUTH takes.
     pub mechanisms: Mechanisms,
     /// The peer may say for which client it acts: for the session, or for the log of a message.

@@ -16,6 +16,7 @@ const PLAIN: Security = Security {
     tls: false,
     can_start_tls: false,
     plaintext_auth: true,
+    lmtp_auth: false,
     mechanisms: sasl::Mechanisms::ALL,
     xclient: false,
     xforward: false,
@@ -94,6 +95,25 @@ fn check(role: Role, limits: Limits, input: &str, expected: &str, messages: &[&s
         assert_eq!(codes(&output).join(" "), expected, "{input:?} cut at {cut}: {output}");
         assert_eq!(found, messages, "{input:?} cut at {cut}");
     }
+}
+
+#[test]
+fn lmtp_clients_log_in_where_they_must() {
+    let security = Security { lmtp_auth: true, ..PLAIN };
+    let mut session = Session::new(Role::Lmtp, Limits::default(), security);
+    let mut output = Vec::new();
+    let greeting = Greeting { verb: Verb::Lhlo, client_name: "x" };
+    assert_eq!(session.next(b"LHLO x\r\n", &mut output).1, Event::Greeting(greeting));
+    session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+    assert!(String::from_utf8_lossy(&output).contains("250-AUTH "));
+    output.clear();
+    assert_eq!(session.next(b"MAIL FROM:<>\r\n", &mut output).1, Event::Answered(Verb::Mail));
+    let asked = session.next(b"AUTH PLAIN AGEAYg==\r\n", &mut output).1;
+    assert!(matches!(asked, Event::Authenticate(_)), "{asked:?}");
+    assert_eq!(session.answer(sasl::Answer::Accepted, &mut output), Event::Judged);
+    session.authenticated(&mut output);
+    assert!(matches!(session.next(b"MAIL FROM:<>\r\n", &mut output).1, Event::Sender(_)));
+    assert_eq!(codes(&String::from_utf8_lossy(&output)), ["530", "235"]);
 }
 
 #[test]

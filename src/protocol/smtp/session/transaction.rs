@@ -19,7 +19,7 @@ impl Session {
         if self.hello == Hello::None {
             return Err(self.hello_first());
         }
-        if self.role == Role::Submission && !self.authenticated {
+        if self.must_log_in() && !self.authenticated {
             return Err(reply::AUTH_REQUIRED);
         }
         if self.transaction.open {
