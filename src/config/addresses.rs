@@ -458,6 +458,7 @@ impl Settings {
             relay_networks: (self.smtp.relay_networks.iter())
                 .filter_map(|text| text.parse().ok())
                 .collect(),
+            scram: self.authentication.scram.into(),
             masters: (self.authentication.masters.iter())
                 .filter_map(|text| Master::parse(text))
                 .collect(),

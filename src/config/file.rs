@@ -22,7 +22,7 @@ use crate::{
         DnsOptions, HttpsOptions, Introspection, KeySource, OauthOptions, Servers, StsOptions,
         TlsReportOptions,
     },
-    directory::{GuardOptions, PeerLimits, TokenOptions},
+    directory::{GuardOptions, PeerLimits, ScramOffer, TokenOptions},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{
@@ -660,6 +660,8 @@ pub struct AuthenticationSection {
     pub certificate_name: CertificateWord,
     /// LMTP clients must log in.
     pub lmtp: bool,
+    /// When SCRAM is offered.
+    pub scram: ScramWord,
 }
 
 /// Bearer tokens.
@@ -714,6 +716,25 @@ pub enum CertificateWord {
     CommonName,
 }
 
+#[derive(Clone, Copy, Default, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScramWord {
+    #[default]
+    WhenAll,
+    Always,
+    Never,
+}
+
+impl From<ScramWord> for ScramOffer {
+    fn from(word: ScramWord) -> ScramOffer {
+        match word {
+            ScramWord::WhenAll => ScramOffer::WhenAll,
+            ScramWord::Always => ScramOffer::Always,
+            ScramWord::Never => ScramOffer::Never,
+        }
+    }
+}
+
 impl From<CertificateWord> for CertificateName {
     fn from(word: CertificateWord) -> CertificateName {
         match word {
@@ -737,6 +758,7 @@ impl Default for AuthenticationSection {
             masters: Vec::new(),
             certificate_name: CertificateWord::default(),
             lmtp: false,
+            scram: ScramWord::default(),
         }
     }
 }

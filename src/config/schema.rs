@@ -260,6 +260,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
     setting("authentication.certificate_name", OneOf(&["email", "common_name"]), "\"email\""),
+    setting("authentication.scram", OneOf(&["when_all", "always", "never"]), "\"when_all\"").reloaded(),
     setting("authentication.lmtp", Flag, "false"),
     optional("authentication.masters", Masters, "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]").reloaded(),
     optional("oauth.issuer", Name, "\"https://id.example.org\""),

@@ -61,7 +61,7 @@ pub use self::{
         TlsPolicy, socket_path,
     },
     senders::{SenderOptions, Senders},
-    snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot},
+    snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, ScramOffer},
     tokens::{TokenError, TokenOptions, TokenServer, Tokens},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
@@ -405,10 +405,9 @@ impl Directory {
         self.authenticator.authenticate(found, password, peer, now).await
     }
 
-    /// Whether log-ins by SCRAM are to be offered: to every account, since a client that is offered
-    /// SCRAM tries nothing else.
+    /// Whether SCRAM is to be offered.
     pub fn offers_scram(&self) -> bool {
-        !self.has_backend() && self.shared.snapshot.load().all_have_keys()
+        self.shared.snapshot.load().offers_scram(self.has_backend())
     }
 
     /// What a client must prove to be `user`; made up if there is no such account, or it has no

@@ -49,6 +49,17 @@ pub struct DirectoryOptions {
     /// Clients that may send to other domains without a log-in.
     pub relay_networks: Vec<Network>,
     pub masters: Vec<Master>,
+    pub scram: ScramOffer,
+}
+
+/// When SCRAM is offered.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ScramOffer {
+    /// When every account has keys: a client that is offered SCRAM tries nothing else.
+    #[default]
+    WhenAll,
+    Always,
+    Never,
 }
 
 impl Default for DirectoryOptions {
@@ -61,6 +72,7 @@ impl Default for DirectoryOptions {
             senders: SenderOptions::default(),
             relay_networks: Vec::new(),
             masters: Vec::new(),
+            scram: ScramOffer::default(),
         }
     }
 }
@@ -96,6 +108,7 @@ pub struct DirectorySnapshot {
     senders: Senders,
     relay_networks: Vec<Network>,
     masters: Vec<Master>,
+    scram: ScramOffer,
 }
 
 /// Finds accounts by their numbers.
@@ -318,6 +331,7 @@ impl DirectorySnapshot {
             senders: Senders::default(),
             relay_networks: Vec::new(),
             masters: Vec::new(),
+            scram: ScramOffer::default(),
         }
     }
 
@@ -332,6 +346,7 @@ impl DirectorySnapshot {
         snapshot.separators.clone_from(&options.separators);
         snapshot.relay_networks.clone_from(&options.relay_networks);
         snapshot.masters.clone_from(&options.masters);
+        snapshot.scram = options.scram;
         for (index, user) in users.iter().enumerate() {
             if let Some(address) = Address::parse(&user.address) {
                 snapshot.domains.insert(address.domain);
@@ -579,9 +594,13 @@ impl DirectorySnapshot {
         self.stand_ins.keys(key, hash)
     }
 
-    /// Whether every account has keys for SCRAM.
-    pub(super) fn all_have_keys(&self) -> bool {
-        self.stand_ins.all_have_keys
+    /// Whether SCRAM is offered; accounts of a backend are not known here.
+    pub(super) fn offers_scram(&self, has_backend: bool) -> bool {
+        match self.scram {
+            ScramOffer::WhenAll => self.stand_ins.all_have_keys && !has_backend,
+            ScramOffer::Always => true,
+            ScramOffer::Never => false,
+        }
     }
 
     fn by_key(&self, key: &str) -> Option<&User> {
@@ -664,11 +683,15 @@ mod tests {
         file.remove("alice@demo.test").expect("removed");
         let after = add(&mut file, "carol");
         assert_eq!(after.made_up_keys("nobody@demo.test", Hash::Sha256).salt, made_up.salt);
-        assert!(after.all_have_keys());
+        assert!(after.offers_scram(false) && !after.offers_scram(true));
         let hash: Arc<str> = Arc::from(password::DEMO_HASH);
         file.add("old@demo.test", hash).expect("added");
-        let mixed = DirectorySnapshot::new(&file, &DirectoryOptions::default()).expect("snapshot");
-        assert!(!mixed.all_have_keys(), "an account from before cannot prove anything");
+        // An account from before cannot prove anything.
+        let offer = [ScramOffer::WhenAll, ScramOffer::Always, ScramOffer::Never].map(|scram| {
+            let options = DirectoryOptions { scram, ..DirectoryOptions::default() };
+            DirectorySnapshot::new(&file, &options).expect("snapshot").offers_scram(false)
+        });
+        assert_eq!(offer, [false, true, false]);
     }
 
     #[test]
