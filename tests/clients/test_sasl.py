@@ -280,16 +280,23 @@ class SaslTest(unittest.TestCase):
         finally:
             demo.stop()
 
-    def test_curl(self):
+    def test_curl_acts_for_another_account(self):
+        self.run_client("curl", "-sS", "-u", f"{USER}:{PASSWORD}", "--sasl-authzid", "bob@demo.test",
+                        "--login-options", "AUTH=PLAIN", f"imap://127.0.0.1:{self.demo.port['imap']}/")
+
+    def test_mbsync(self):
         for mechanism in HASHES:
-            for url in (f"imap://127.0.0.1:{self.demo.port['imap']}/",
-                        f"pop3://127.0.0.1:{self.demo.port['pop3']}/",
-                        f"imaps://127.0.0.1:{self.demo.port['imaps']}/"):
-                self.run_client("curl", "-sS", "-k", "-u", f"{USER}:{PASSWORD}",
-                                "--login-options", f"AUTH={mechanism}", url)
+            with tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder) / "mbsyncrc"
+                path.write_text(
+                    f"IMAPAccount a\nHost 127.0.0.1\nPort {self.demo.port['imap']}\nUser {USER}\n"
+                    f"Pass {PASSWORD}\nSSLType None\nAuthMechs {mechanism}\n\n"
+                    f"IMAPStore far\nAccount a\n\nMaildirStore near\nPath {folder}/\nInbox {folder}/inbox\n\n"
+                    "Channel c\nFar :far:\nNear :near:\nPatterns INBOX\nCreate Near\nSyncState *\n")
+                self.run_client("mbsync", "-c", path, "c")
 
     def test_msmtp(self):
-        for mechanism in ("scram-sha-1", "scram-sha-256", "scram-sha-256-plus"):
+        for mechanism in ("scram-sha-1", "scram-sha-256"):
             with tempfile.NamedTemporaryFile("w", suffix=".msmtprc") as file:
                 file.write(f"account default\nhost 127.0.0.1\nport {self.demo.port['submissions']}\n"
                            f"tls on\ntls_starttls off\ntls_certcheck off\nauth {mechanism}\n"
