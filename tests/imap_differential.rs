@@ -18,8 +18,8 @@ use ringmail::{
     model::{FlagSet, Flags, KeywordSet, ModSeq, SpecialUse, Timestamp, Uid, UidValidity},
     protocol::{
         imap::{
-            Attributes, Capabilities, Capability, Code, Command, FetchResponse, Frame, Framer,
-            Limits, ListItem, Status, StatusValues, Writer, WrittenParts,
+            Announced, Attributes, Capabilities, Capability, Code, Command, FetchResponse, Frame,
+            Framer, Limits, ListItem, Status, StatusValues, Writer, WrittenParts,
             mailbox::status::StatusItems,
             message::fetch::{Section, SectionPart},
             parse,
@@ -292,6 +292,10 @@ proptest! {
     }
 }
 
+fn announced(capabilities: Capabilities) -> Announced {
+    Announced { capabilities, append_limit: 50 << 20 }
+}
+
 /// Every kind of response, as bytes.
 fn responses() -> Vec<u8> {
     let mut out = Vec::new();
@@ -299,7 +303,7 @@ fn responses() -> Vec<u8> {
     let mut writer = Writer::new(&mut out);
     let codes = [
         Code::BadCharset(&["UTF-8", "US-ASCII"]),
-        Code::Capability(Capabilities::ALL),
+        Code::Capability(announced(Capabilities::ALL)),
         Code::ReadOnly,
         Code::ReadWrite,
         Code::TryCreate,
@@ -320,7 +324,7 @@ fn responses() -> Vec<u8> {
     writer.tagged("a1", Status::No, Some(Code::AlreadyExists), "exists");
     writer.tagged("a2", Status::Bad, None, "syntax");
     writer.bye("going");
-    writer.capability(Capabilities::ALL);
+    writer.capability(announced(Capabilities::ALL));
     writer.enabled([Capability::CondStore].into_iter().collect());
     writer.id(&[("name", Some("Ringmail")), ("os", None)]);
     writer.namespace("Other Users", "Shared");
@@ -371,7 +375,8 @@ fn responses_are_read() {
     }
     assert_eq!(count, bytes.split(|&octet| octet == b'\n').count() - 1, "one a line");
     let mut greeting = Vec::new();
-    let capabilities = Code::Capability([Capability::Imap4Rev1].into_iter().collect());
+    let capabilities = announced([Capability::Imap4Rev1].into_iter().collect());
+    let capabilities = Code::Capability(capabilities);
     Writer::new(&mut greeting).untagged(Status::Ok, Some(capabilities), "hi");
     assert!(GreetingCodec::default().decode(&greeting).is_ok());
 }

@@ -139,6 +139,35 @@ fn background_events_are_put_off() {
     assert_eq!(answer("indexer"), done);
 }
 
+/// RFC 7888 5.
+#[test]
+fn under_literal_minus_only_short_literals_come_unasked() {
+    let kit = Kit::new();
+    let mut options = world::options(true);
+    options.imap.capabilities = Capabilities::ALL.without(Capability::LiteralPlus);
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+    let mut client = world.client();
+    let told = client.read_to("* OK");
+    assert!(told.contains(" LITERAL- ") && !told.contains("LITERAL+"), "{told}");
+    client.say(format!("a LOGIN {{4097+}}\r\n{} demo\r\n", "x".repeat(4_097)));
+    assert!(client.read_to("a BAD").contains("[TOOBIG]"));
+    client.say("b LOGIN {15+}\r\nalice@demo.test demo\r\n");
+    client.read_to("b OK");
+    for (size, answer) in [(4_096, "c OK"), (4_097, "c BAD [TOOBIG]")] {
+        let message = "x".repeat(size);
+        client.say(format!("c APPEND INBOX {{{size}+}}\r\n{message}\r\n"));
+        client.read_to(answer);
+    }
+    client.say(format!("d CREATE {{4097+}}\r\n{}\r\n", "x".repeat(4_097)));
+    client.read_to("d BAD [TOOBIG]");
+    // One that waits is asked for, whatever its size.
+    client.say("e APPEND INBOX {4097}\r\n");
+    client.read_to("+ ");
+    client.say(format!("{}\r\nf STATUS INBOX (MESSAGES)\r\n", "x".repeat(4_097)));
+    let told = client.read_to("f OK");
+    assert!(told.contains("MESSAGES 2"), "{told}");
+}
+
 #[test]
 fn a_large_message_comes_whole_and_in_parts() {
     let kit = Kit::new();

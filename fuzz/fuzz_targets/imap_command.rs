@@ -8,7 +8,7 @@ use ringmail::protocol::imap::{
     mailbox::append::Append, message::copy::Move, parse,
 };
 
-const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000 };
+const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000, unasked: u64::MAX };
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = frames(bytes, bytes.len().max(1));

@@ -620,6 +620,8 @@ pub struct ImapSection {
     pub idle_timeout: Duration,
     /// Largest message that APPEND takes.
     pub append_size_max: ByteSize,
+    /// Literals that clients send unasked: LITERAL+ or LITERAL-.
+    pub literals: LiteralsSection,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
@@ -631,8 +633,25 @@ impl Default for ImapSection {
         let ImapOptions { idle_timeout, limits, sessions_per_account, .. } = ImapOptions::default();
         let append_size_max = ByteSize(limits.message);
         let administrators = Vec::new();
-        ImapSection { idle_timeout, append_size_max, sessions_per_account, administrators }
+        let literals = LiteralsSection::Plus;
+        ImapSection {
+            idle_timeout,
+            append_size_max,
+            literals,
+            sessions_per_account,
+            administrators,
+        }
     }
+}
+
+/// Literals that clients may send without being asked (RFC 7888).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LiteralsSection {
+    /// Of any size.
+    Plus,
+    /// Of 4,096 octets.
+    Minus,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -1151,6 +1170,12 @@ impl Settings {
                 idle_timeout: self.imap.idle_timeout,
                 sessions_per_account: self.imap.sessions_per_account,
                 administrators: self.imap.administrators.clone(),
+                capabilities: match self.imap.literals {
+                    LiteralsSection::Plus => defaults.capabilities,
+                    LiteralsSection::Minus => {
+                        defaults.capabilities.without(imap::Capability::LiteralPlus)
+                    }
+                },
                 limits: imap::Limits {
                     message: self.imap.append_size_max.as_u64(),
                     ..defaults.limits

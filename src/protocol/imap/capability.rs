@@ -4,6 +4,7 @@
 use super::{
     state::State,
     table::{CAPABILITIES, Capability},
+    write::push_number,
 };
 use crate::protocol::sasl::Mechanisms;
 
@@ -14,6 +15,14 @@ pub struct Capabilities {
     rows: u128,
     /// `AUTH=` (RFC 3501 7.2.1).
     mechanisms: Mechanisms,
+}
+
+/// What a client is told of the server's capabilities.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Announced {
+    pub capabilities: Capabilities,
+    /// The value of APPENDLIMIT: the most octets of a message (RFC 7889 3).
+    pub append_limit: u64,
 }
 
 /// When a capability is announced.
@@ -62,6 +71,11 @@ impl Capabilities {
             Offered::WhileInClear => before_login && can_start_tls,
             Offered::WithoutLogin => before_login && !can_login,
         };
+        // RFC 7888 5: never both.
+        let configured = match configured.contains(Capability::LiteralPlus) {
+            true => configured.without(Capability::LiteralMinus),
+            false => configured,
+        };
         let named = CAPABILITIES.iter().filter(offered).map(|row| row.capability);
         named.filter(|&it| configured.contains(it)).collect()
     }
@@ -99,11 +113,35 @@ impl Capabilities {
             out.push(b' ');
             out.extend_from_slice(row.name.as_bytes());
         }
+        self.push_mechanisms(out);
+    }
+
+    fn push_mechanisms(self, out: &mut Vec<u8>) {
         for mechanism in self.mechanisms.iter() {
             out.extend_from_slice(b" AUTH=");
             out.extend_from_slice(mechanism.name().as_bytes());
         }
     }
+}
+
+impl Announced {
+    /// Appends the names, a space before each, with the values of those that have one.
+    pub(super) fn push(self, out: &mut Vec<u8>) {
+        for row in CAPABILITIES.iter().filter(|row| self.capabilities.contains(row.capability)) {
+            out.push(b' ');
+            out.extend_from_slice(row.name.as_bytes());
+            if row.capability == Capability::AppendLimit {
+                out.push(b'=');
+                push_number(out, append_limit(self.append_limit).into());
+            }
+        }
+        self.capabilities.push_mechanisms(out);
+    }
+}
+
+/// A limit as APPENDLIMIT tells it: a number of IMAP4rev1 has 32 bits.
+pub(super) fn append_limit(octets: u64) -> u32 {
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }
 
 impl FromIterator<Capability> for Capabilities {
@@ -122,7 +160,8 @@ mod tests {
     fn told(state: State, can_start_tls: bool, can_login: bool) -> String {
         let mut out = Vec::new();
         let all = Capabilities::ALL;
-        Capabilities::offered(all, state, can_start_tls, can_login).push(&mut out);
+        let capabilities = Capabilities::offered(all, state, can_start_tls, can_login);
+        Announced { capabilities, append_limit: 1_000_000 }.push(&mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -181,6 +220,7 @@ mod tests {
             "SAVEDATE",
             "SEARCHRES",
             "OBJECTID",
+            "APPENDLIMIT=1000000",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",
@@ -198,11 +238,33 @@ mod tests {
         assert_eq!(told(State::Selected, false, true), after);
     }
 
+    /// RFC 7889 3: a number of 32 bits, whatever is configured.
+    #[test]
+    fn the_limit_of_append() {
+        let capabilities = [Capability::AppendLimit].into_iter().collect();
+        for (limit, expected) in [(1_024, "1024"), (1 << 33, "4294967295")] {
+            let mut out = Vec::new();
+            Announced { capabilities, append_limit: limit }.push(&mut out);
+            assert_eq!(String::from_utf8_lossy(&out), format!(" APPENDLIMIT={expected}"));
+        }
+    }
+
     #[test]
     fn what_is_not_configured_is_not_told() {
         let configured = Capabilities::ALL.without(Capability::Idle).without(Capability::StartTls);
         let told = Capabilities::offered(configured, State::NotAuthenticated, true, true);
         assert!(!told.contains(Capability::Idle) && !told.contains(Capability::StartTls));
         assert!(told.contains(Capability::Id));
+    }
+
+    /// RFC 7888 5.
+    #[test]
+    fn one_kind_of_literals_is_told() {
+        let told = |configured| Capabilities::offered(configured, State::Selected, true, true);
+        let (plus, minus) = (Capability::LiteralPlus, Capability::LiteralMinus);
+        let both = told(Capabilities::ALL);
+        assert!(both.contains(plus) && !both.contains(minus));
+        let one = told(Capabilities::ALL.without(plus));
+        assert!(!one.contains(plus) && one.contains(minus));
     }
 }

@@ -32,11 +32,23 @@ pub struct Limits {
     pub command: usize,
     /// Octets of a streamed literal.
     pub message: u64,
+    /// Octets of a literal for which the client does not wait to be asked.
+    pub unasked: u64,
+}
+
+impl Limits {
+    /// Under LITERAL- (RFC 7888 5).
+    pub const UNASKED_UNDER_LITERAL_MINUS: u64 = 4_096;
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { line: 64 * 1024, command: 256 * 1024, message: 50 * 1024 * 1024 }
+        Limits {
+            line: 64 * 1024,
+            command: 256 * 1024,
+            message: 50 * 1024 * 1024,
+            unasked: u64::MAX,
+        }
     }
 }
 
@@ -67,7 +79,7 @@ pub enum Frame {
 const ID_COMMAND_MAX: usize = 64 * 1024;
 
 const LINE_TOO_LONG: &str = "command line too long";
-const LITERAL_TOO_LARGE: &str = "literal too large";
+const LITERAL_TOO_LARGE: &str = "[TOOBIG] literal too large";
 const BARE_LF_AFTER_LITERAL: &str = "literal announced on a line without CRLF";
 
 /// Finds commands in a connection's input. See the module documentation for the calling rule.
@@ -82,11 +94,14 @@ pub struct Framer {
     earlier_lines: usize,
     /// Set if a part of the command was returned: the next part is awaited.
     streams: Option<Streams>,
+    /// See [`Framer::take_excess`].
+    excess: bool,
 }
 
 impl Framer {
     pub fn new(limits: Limits) -> Framer {
-        Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0, streams: None }
+        let excess = false;
+        Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0, streams: None, excess }
     }
 
     /// New limits (a client that logged in may send more). Call it between commands.
@@ -113,6 +128,7 @@ impl Framer {
                 return Frame::Bye(BARE_LF_AFTER_LITERAL);
             }
             let literal = header.literal;
+            self.excess |= !literal.sync && literal.size > self.limits.unasked;
             let streams = self.streams_after(&input[..self.line_start + header.start]);
             let fits = if streams.is_some() {
                 literal.size <= self.limits.message
@@ -147,6 +163,13 @@ impl Framer {
     /// another command follows (RFC 3501 7.5).
     pub fn abandon(&mut self) {
         self.reset();
+    }
+
+    /// Whether the frame that was returned last has, or announces, a literal that the client sends
+    /// unasked and that is too large for that (RFC 7888 5): the command is `BAD`, and what follows
+    /// can be read all the same.
+    pub fn take_excess(&mut self) -> bool {
+        std::mem::take(&mut self.excess)
     }
 
     /// A line without literals: a SASL response, `DONE`. Returns [`Frame::Command`] (`size`
@@ -209,7 +232,7 @@ impl Framer {
     }
 
     fn reset(&mut self) {
-        *self = Framer::new(self.limits);
+        *self = Framer { excess: self.excess, ..Framer::new(self.limits) };
     }
 }
 
@@ -219,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
+    const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000, unasked: 1_000 };
 
     /// Feeds `input` in pieces of `step` bytes and lists the results. The octets of streamed
     /// literals are skipped as the service would.
@@ -358,6 +381,26 @@ mod tests {
         check(literal, &[Frame::Refused { size: 7 }, Frame::Command { size: 9 }]);
         let fits = format!("a{}ID NIL\r\n", " ".repeat(SMALL.line - "aID ".len()));
         check(fits.as_bytes(), &[Frame::Command { size: fits.len() }]);
+    }
+
+    /// RFC 7888 5: the frame is found, so that what follows it is not lost.
+    #[test]
+    fn literals_that_must_be_awaited() {
+        type Case = (&'static [u8], Frame, bool);
+        const CASES: &[Case] = &[
+            (b"a LOGIN {2+}\r\nab x\r\n", Frame::Command { size: 20 }, false),
+            (b"a LOGIN {3+}\r\nabc x\r\n", Frame::Command { size: 21 }, true),
+            (b"a APPEND x {2+}\r\n", part(17, 2, false), false),
+            (b"a APPEND x {3+}\r\n", part(17, 3, false), true),
+            (b"a APPEND {3+}\r\nabc {2+}\r\n", part(25, 2, false), true),
+            (b"a APPEND x {3}\r\n", part(16, 3, true), false),
+        ];
+        for &(input, frame, excess) in CASES {
+            let mut framer = Framer::new(Limits { unasked: 2, ..SMALL });
+            assert_eq!(framer.next(input), frame, "{}", input.escape_ascii());
+            assert_eq!(framer.take_excess(), excess, "{}", input.escape_ascii());
+            assert!(!framer.take_excess());
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ mod vanished;
 mod write;
 
 pub use batches::Batches;
-pub use capability::Capabilities;
+pub use capability::{Announced, Capabilities};
 pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;
 pub use fetch_response::{FetchResponse, Naming};

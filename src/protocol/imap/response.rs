@@ -5,7 +5,7 @@
 //! spaces.
 
 use super::{
-    capability::Capabilities,
+    capability::{Announced, Capabilities, append_limit},
     mailbox::status::StatusItems,
     name::{self, NameForm, SEPARATOR},
     object_id::ObjectId,
@@ -40,7 +40,7 @@ impl Status {
 pub enum Code {
     /// Charsets that would do.
     BadCharset(&'static [&'static str]),
-    Capability(Capabilities),
+    Capability(Announced),
     ReadOnly,
     ReadWrite,
     TryCreate,
@@ -198,6 +198,8 @@ pub struct StatusValues {
     pub deleted: u32,
     /// RFC 8474 4.3
     pub mailbox_id: Option<ObjectId>,
+    /// Most octets of a message that APPEND takes.
+    pub append_limit: u64,
 }
 
 /// The result of ESEARCH (RFC 4731 3.1); absent parts are left out.
@@ -252,7 +254,7 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    pub fn capability(&mut self, list: Capabilities) {
+    pub fn capability(&mut self, list: Announced) {
         self.out.extend_from_slice(b"* CAPABILITY");
         list.push(self.out);
         self.line_end();
@@ -352,6 +354,7 @@ impl<'o> Writer<'o> {
             (StatusItems::HIGHEST_MOD_SEQ, "HIGHESTMODSEQ ", values.highest_mod_seq.0),
             (StatusItems::SIZE, "SIZE ", values.size),
             (StatusItems::DELETED, "DELETED ", u64::from(values.deleted)),
+            (StatusItems::APPEND_LIMIT, "APPENDLIMIT ", append_limit(values.append_limit).into()),
         ];
         self.out.extend_from_slice(b"* STATUS ");
         self.mailbox(name);
@@ -602,6 +605,10 @@ mod tests {
         capabilities.iter().copied().collect()
     }
 
+    fn announced(capabilities: &[Capability]) -> Announced {
+        Announced { capabilities: set(capabilities), append_limit: 0 }
+    }
+
     #[track_caller]
     fn check(expected: &str, write: impl FnOnce(&mut Writer<'_>)) {
         let mut out = Vec::new();
@@ -627,7 +634,7 @@ mod tests {
         let cases = vec![
             (Code::BadCharset(&[]), "BADCHARSET"),
             (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
-            (Code::Capability(set(&[Capability::Idle])), "CAPABILITY IDLE"),
+            (Code::Capability(announced(&[Capability::Idle])), "CAPABILITY IDLE"),
             (Code::ReadOnly, "READ-ONLY"),
             (Code::UidNext(Uid(4392)), "UIDNEXT 4392"),
             (Code::UidValidity(UidValidity(3_857_529_045)), "UIDVALIDITY 3857529045"),
@@ -681,7 +688,7 @@ mod tests {
             writer.id(&[]);
         });
         check("* CAPABILITY IMAP4rev1 ID\r\n", |writer| {
-            writer.capability(set(&[Capability::Id, Capability::Imap4Rev1]))
+            writer.capability(announced(&[Capability::Id, Capability::Imap4Rev1]))
         });
     }
 

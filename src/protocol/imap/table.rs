@@ -40,6 +40,7 @@ capabilities! {
     Imap4Rev1        "IMAP4rev1"          Always;
     Imap4Rev2        "IMAP4rev2"          Always can_be_enabled; // RFC 9051
     LiteralPlus      "LITERAL+"           Always; // RFC 7888
+    LiteralMinus     "LITERAL-"           Always; // RFC 7888 5, in place of LITERAL+
     SaslIr           "SASL-IR"            BeforeLogin; // RFC 4959
     Enable           "ENABLE"             Always; // RFC 5161
     Id               "ID"                 Always; // RFC 2971
@@ -63,6 +64,7 @@ capabilities! {
     SaveDate         "SAVEDATE"           Always; // RFC 8514
     SearchRes        "SEARCHRES"          Always; // RFC 5182
     ObjectId         "OBJECTID"           Always; // RFC 8474
+    AppendLimit      "APPENDLIMIT"        Always; // RFC 7889
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -83,18 +83,19 @@ impl Dialogue for Conversation {
             Frame::Continue => self.session.writer().continuation("OK"),
             Frame::Command { size } => {
                 let bytes = self.session.take_input(size);
-                Box::pin(self.command(&bytes)).await?;
+                self.received(&bytes).await?;
             }
             Frame::Part { size, literal } => {
                 let bytes = self.session.take_input(size);
                 self.session.literal = Some(literal);
-                Box::pin(self.command(&bytes)).await?;
+                self.received(&bytes).await?;
                 if self.session.literal.is_some() {
                     Box::pin(self.skip_rest()).await?;
                 }
             }
             Frame::Refused { size } => {
                 let bytes = self.session.take_input(size);
+                self.session.framer.take_excess();
                 let tag = tag_of(&bytes).unwrap_or("*");
                 let refusal = Err(Failure::literal_too_large());
                 self.answer(tag, refusal)?;
@@ -128,6 +129,15 @@ impl Conversation {
     async fn answer_log_in(&mut self, handover: &ImapHandover) -> Result<(), End> {
         let reply = self.session.log_in(&handover.identity).await;
         self.answer(&handover.tag, reply)
+    }
+
+    /// Runs a command, or the first part of one, unless its literals may not be sent like this.
+    async fn received(&mut self, bytes: &[u8]) -> Result<(), End> {
+        if self.session.framer.take_excess() {
+            self.answer(tag_of(bytes).unwrap_or("*"), Err(Failure::literal_not_awaited()))?;
+            return self.count_bad_command();
+        }
+        Box::pin(self.command(bytes)).await
     }
 
     /// Discards the rest of a refused command from the stream.
@@ -181,7 +191,7 @@ impl Conversation {
             _ => self.session.channel.shard.executor.moment().since(started),
         };
         self.session.channel.shard.metrics.command(Protocol::Imap, row.name, elapsed);
-        let bad = matches!(reply, Err(Failure::Bad(_) | Failure::UidRequired));
+        let bad = matches!(reply, Err(Failure::Bad { .. } | Failure::UidRequired));
         if reply.is_ok() {
             self.bad_commands = 0;
         }
@@ -217,7 +227,7 @@ impl Conversation {
             }
             Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}
             Err(Failure::No { code, text }) => writer.tagged(tag, Status::No, code, &text),
-            Err(Failure::Bad(text)) => writer.tagged(tag, Status::Bad, None, &text),
+            Err(Failure::Bad { code, text }) => writer.tagged(tag, Status::Bad, code, &text),
             Err(Failure::UidRequired) => {
                 let text = "Messages have no numbers; use UIDs";
                 writer.tagged(tag, Status::Bad, Some(Code::UidRequired), text);

@@ -61,17 +61,26 @@ impl Session {
             match self.framer.next(self.channel.connection.input()) {
                 Frame::More => self.wait_for_literal(pace, None).await?,
                 Frame::Continue => self.writer().continuation("OK"),
-                Frame::Command { size } => return Ok(self.take_input(size)),
+                Frame::Command { size } => return self.take_part(size),
                 Frame::Part { size, literal } => {
                     self.literal = Some(literal);
-                    return Ok(self.take_input(size));
+                    return self.take_part(size);
                 }
                 Frame::Refused { size } => {
                     self.channel.connection.consume(size);
+                    self.framer.take_excess();
                     return Err(Failure::literal_too_large());
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),
             }
+        }
+    }
+
+    fn take_part(&mut self, size: usize) -> Result<Vec<u8>, Failure> {
+        let part = self.take_input(size);
+        match self.framer.take_excess() {
+            true => Err(Failure::literal_not_awaited()),
+            false => Ok(part),
         }
     }
 

@@ -29,6 +29,18 @@ pub struct ImapOptions {
     pub bad_commands_max: u32,
 }
 
+impl ImapOptions {
+    /// The limits with those that follow from the capabilities: LITERAL- where LITERAL+ is not
+    /// offered.
+    pub fn limits_told(&self) -> Limits {
+        let unasked = match self.capabilities.contains(Capability::LiteralPlus) {
+            true => self.limits.unasked,
+            false => self.limits.unasked.min(Limits::UNASKED_UNDER_LITERAL_MINUS),
+        };
+        Limits { unasked, ..self.limits }
+    }
+}
+
 impl Default for ImapOptions {
     fn default() -> ImapOptions {
         ImapOptions {

@@ -42,7 +42,10 @@ pub(super) enum Failure {
         code: Option<Code>,
         text: Cow<'static, str>,
     },
-    Bad(Cow<'static, str>),
+    Bad {
+        code: Option<Code>,
+        text: Cow<'static, str>,
+    },
     /// A command with message numbers from a client that uses UIDs only (RFC 9586 3.2).
     UidRequired,
     Leave(Leave),
@@ -63,7 +66,7 @@ impl Failure {
     }
 
     pub(super) fn bad(text: impl Into<Cow<'static, str>>) -> Failure {
-        Failure::Bad(text.into())
+        Failure::Bad { code: None, text: text.into() }
     }
 
     pub(super) fn bye(text: &'static str) -> Failure {
@@ -73,6 +76,12 @@ impl Failure {
     /// A synchronising literal is refused before it is sent (RFC 7888 4).
     pub(super) fn literal_too_large() -> Failure {
         Failure::no(Code::TooBig, "The literal is larger than this server accepts")
+    }
+
+    /// RFC 7888 5, under LITERAL-.
+    pub(super) fn literal_not_awaited() -> Failure {
+        let text = "A literal of this size must wait to be asked for".into();
+        Failure::Bad { code: Some(Code::TooBig), text }
     }
 
     /// For APPEND, COPY and MOVE: a missing target may be created first (RFC 3501 7.1 TRYCREATE).

@@ -15,8 +15,8 @@ use crate::{
     metrics::Protocol,
     protocol::{
         imap::{
-            Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming, State,
-            Status, Writer,
+            Announced, Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming,
+            State, Status, Writer,
         },
         sasl::Mechanisms,
     },
@@ -29,7 +29,10 @@ use crate::{
 const MESSAGES_PER_TURN: usize = 4_096;
 
 /// Before login the longest input is credentials and ID fields.
-const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 14 * 1024, command: 16 * 1024, message: 0 };
+fn limits_before_login(options: &ImapOptions) -> Limits {
+    let unasked = options.limits_told().unasked;
+    Limits { line: 14 * 1024, command: 16 * 1024, message: 0, unasked }
+}
 
 /// One client's session on this shard.
 pub(super) struct Session {
@@ -52,6 +55,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(connection: Connection, shard: Rc<Shard>) -> Session {
         let patience = shard.options.imap.login_timeout;
+        let framer = Framer::new(limits_before_login(&shard.options.imap));
         Session {
             channel: Channel::new(connection, shard, Protocol::Imap, patience),
             user: None,
@@ -61,7 +65,7 @@ impl Session {
             enabled: Capabilities::NONE,
             login_failures: 0,
             literal: None,
-            framer: Framer::new(LIMITS_BEFORE_LOGIN),
+            framer,
         }
     }
 
@@ -135,15 +139,16 @@ impl Session {
         authentication::mechanisms(&self.channel.shard, &self.channel.connection)
     }
 
-    pub(super) fn capabilities(&self) -> Capabilities {
+    pub(super) fn capabilities(&self) -> Announced {
         let (can_start_tls, can_login) =
             (self.channel.connection.can_start_tls(), self.can_login());
         let offered =
             Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login);
-        match self.state() {
+        let capabilities = match self.state() {
             State::NotAuthenticated => offered.with_mechanisms(self.mechanisms()),
             _ => offered,
-        }
+        };
+        Announced { capabilities, append_limit: self.imap().limits.message }
     }
 
     /// To be awaited at each index of a loop over messages that may otherwise never wait.
@@ -164,7 +169,7 @@ impl Session {
 
     /// After STARTTLS: discards partly read input and restarts the time to log in.
     pub(super) fn restart_under_tls(&mut self) {
-        self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
+        self.framer = Framer::new(limits_before_login(self.imap()));
         let patience = self.imap().login_timeout;
         self.channel.restart_deadline(patience);
     }
@@ -265,7 +270,7 @@ impl Session {
 
     /// Called once the session knows its account.
     pub(super) fn lift_limits(&mut self) {
-        let limits = self.imap().limits;
+        let limits = self.imap().limits_told();
         self.framer.set_limits(limits);
     }
 
@@ -274,7 +279,8 @@ impl Session {
         self.let_go();
         self.enabled = Capabilities::NONE;
         self.channel.connection.set_logged_in(false);
-        self.framer.set_limits(LIMITS_BEFORE_LOGIN);
+        let limits = limits_before_login(self.imap());
+        self.framer.set_limits(limits);
         let patience = self.imap().login_timeout;
         self.channel.restart_deadline(patience);
     }

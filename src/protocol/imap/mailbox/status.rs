@@ -13,7 +13,7 @@ pub struct Status<'a> {
     pub items: StatusItems,
 }
 
-/// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438 2, RFC 9051
+/// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 7889 3, RFC 8438 2, RFC 9051
 /// 6.3.11).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StatusItems(pub u16);
@@ -29,6 +29,7 @@ impl StatusItems {
     pub const DELETED: StatusItems = StatusItems(128);
     /// RFC 8474 4.3
     pub const MAILBOX_ID: StatusItems = StatusItems(256);
+    pub const APPEND_LIMIT: StatusItems = StatusItems(1 << 15);
 
     pub fn contains(self, other: StatusItems) -> bool {
         self.0 & other.0 == other.0
@@ -62,6 +63,7 @@ pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
             b"SIZE" => StatusItems::SIZE,
             b"DELETED" => StatusItems::DELETED,
             b"MAILBOXID" => StatusItems::MAILBOX_ID,
+            b"APPENDLIMIT" => StatusItems::APPEND_LIMIT,
             _ => return Err("unknown status item"),
         });
         Ok(())
@@ -92,5 +94,6 @@ mod tests {
         );
         check("STATUS x (DELETED)", status(StatusItems::DELETED));
         check("STATUS x (MAILBOXID)", status(StatusItems::MAILBOX_ID));
+        check("STATUS x (APPENDLIMIT)", status(StatusItems::APPEND_LIMIT));
     }
 }

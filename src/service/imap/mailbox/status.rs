@@ -1,5 +1,6 @@
-//! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438), also as part of LIST (RFC 5819). Answered
-//! from counters; no message is read. Only UNSEEN is counted where `\Seen` is each user's own.
+//! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 7889, RFC 8438), also as part of LIST (RFC 5819).
+//! Answered from counters; no message is read. Only UNSEEN is counted where `\Seen` is each user's
+//! own.
 
 use super::super::{
     folder::{self, Folder},
@@ -47,6 +48,7 @@ pub(super) async fn tell(
         size: status.size,
         deleted: status.deleted,
         mailbox_id: Some(folder.object_id()),
+        append_limit: session.imap().limits.message,
     };
     session.writer().status(&folder.name(), items, &values);
     Ok(())
