@@ -199,6 +199,26 @@ fn a_large_message_comes_whole_and_in_parts() {
     assert!(answer.contains("* SEARCH\r\ng OK "), "{answer}");
 }
 
+/// RFC 3516 4.2: whatever its size, and in parts that begin within a piece of the store.
+#[test]
+fn a_large_part_is_decoded_in_pieces() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 1, true);
+    let mut client = log_in(&world);
+    // 57 octets a line: 0 to 56, of which the first is NUL.
+    let line = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4\r\n";
+    let lines = 10_000;
+    let body = line.repeat(lines);
+    append(&mut client, &format!("Content-Transfer-Encoding: BASE64\r\n\r\n{body}"));
+    client.say("b SELECT INBOX\r\nc FETCH 1 (BINARY.SIZE[1] BINARY.PEEK[1]<262100.600>)\r\n");
+    let octets = client.read_octets_to("c OK");
+    let told = String::from_utf8_lossy(&octets);
+    assert!(told.contains(&format!("BINARY.SIZE[1] {} ", 57 * lines)), "{told}");
+    let decoded: Vec<u8> = (0..57u8).cycle().skip(262_100 % 57).take(600).collect();
+    let expected = [&b"BINARY[1]<262100> ~{600}\r\n"[..], &decoded, b")\r\n"].concat();
+    assert!(octets.windows(expected.len()).any(|it| it == expected), "{told}");
+}
+
 #[test]
 fn many_messages_are_answered_and_changed_at_once() {
     let kit = Kit::new();

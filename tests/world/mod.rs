@@ -365,12 +365,17 @@ impl Client {
 
     /// The server's output up to and including a line that begins with `start`.
     pub fn read_to(&mut self, start: &str) -> String {
+        String::from_utf8_lossy(&self.read_octets_to(start)).into_owned()
+    }
+
+    /// The same, where there may be octets that are not UTF-8.
+    pub fn read_octets_to(&mut self, start: &str) -> Vec<u8> {
         let mut found = std::mem::take(&mut self.unread);
         loop {
             let text = String::from_utf8_lossy(&found).into_owned();
             let ends = |line: &str| line.starts_with(start);
             if text.ends_with("\r\n") && text.lines().next_back().is_some_and(ends) {
-                return text;
+                return found;
             }
             let more = transcript::Peer::receive(self);
             assert!(!more.is_empty(), "closed after {text:.2000}");

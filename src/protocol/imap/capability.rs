@@ -221,6 +221,7 @@ mod tests {
             "SEARCHRES",
             "OBJECTID",
             "APPENDLIMIT=1000000",
+            "BINARY",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

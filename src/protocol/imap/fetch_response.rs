@@ -145,9 +145,48 @@ impl FetchResponse {
         push_literal_header(out, size);
     }
 
+    /// `BINARY[…]<origin>` of `size` octets, which the caller appends next; a `literal8` if there
+    /// may be NUL among them (RFC 3516 4.2).
+    pub fn binary_literal(
+        &mut self,
+        out: &mut Vec<u8>,
+        path: &[u32],
+        origin: Option<u64>,
+        (size, has_nul): (u64, bool),
+    ) {
+        self.binary_label(out, path, origin);
+        if has_nul {
+            out.push(b'~');
+        }
+        push_literal_header(out, size);
+    }
+
+    /// `BINARY[…]<origin> NIL`: there is no such part.
+    pub fn no_binary(&mut self, out: &mut Vec<u8>, path: &[u32], origin: Option<u64>) {
+        self.binary_label(out, path, origin);
+        out.extend_from_slice(b"NIL");
+    }
+
+    /// RFC 3516 4.3.
+    pub fn binary_size(&mut self, out: &mut Vec<u8>, path: &[u32], octets: u64) {
+        self.label(out, "BINARY.SIZE[");
+        write_path(out, path);
+        push_pair(out, "] ", octets);
+    }
+
+    fn binary_label(&mut self, out: &mut Vec<u8>, path: &[u32], origin: Option<u64>) {
+        self.label(out, "BINARY[");
+        write_path(out, path);
+        self.close_section(out, origin);
+    }
+
     fn section_label(&mut self, out: &mut Vec<u8>, section: &Section<'_>, origin: Option<u64>) {
         self.label(out, "BODY[");
         write_section(out, section);
+        self.close_section(out, origin);
+    }
+
+    fn close_section(&mut self, out: &mut Vec<u8>, origin: Option<u64>) {
         out.push(b']');
         if let Some(origin) = origin {
             push_pair(out, "<", origin);
@@ -166,11 +205,15 @@ impl FetchResponse {
     }
 }
 
-/// The text between the brackets.
-fn write_section(out: &mut Vec<u8>, section: &Section<'_>) {
-    for (index, &part) in section.path.iter().enumerate() {
+fn write_path(out: &mut Vec<u8>, path: &[u32]) {
+    for (index, &part) in path.iter().enumerate() {
         push_pair(out, if index == 0 { "" } else { "." }, part.into());
     }
+}
+
+/// The text between the brackets.
+fn write_section(out: &mut Vec<u8>, section: &Section<'_>) {
+    write_path(out, &section.path);
     let (word, fields) = match &section.part {
         SectionPart::Full => return,
         SectionPart::Header => ("HEADER", None),

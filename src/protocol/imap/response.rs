@@ -77,6 +77,8 @@ pub enum Code {
     TooBig,
     UidRequired,
     Unavailable,
+    /// RFC 3516 4.3.
+    UnknownCte,
     UseAttr,
 }
 
@@ -128,6 +130,7 @@ impl Code {
             Code::TooBig => "TOOBIG",
             Code::UidRequired => "UIDREQUIRED",
             Code::Unavailable => "UNAVAILABLE",
+            Code::UnknownCte => "UNKNOWN-CTE",
             Code::UseAttr => "USEATTR",
         };
         out.extend_from_slice(plain.as_bytes());

@@ -65,6 +65,7 @@ capabilities! {
     SearchRes        "SEARCHRES"          Always; // RFC 5182
     ObjectId         "OBJECTID"           Always; // RFC 8474
     AppendLimit      "APPENDLIMIT"        Always; // RFC 7889
+    Binary           "BINARY"             Always; // RFC 3516
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

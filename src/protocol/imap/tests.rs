@@ -86,7 +86,6 @@ fn refused() {
         ("STORE 1 +FLAGS \\Seen \\recent", "Recent"),
         ("UID STORE 1 -FLAGS.SILENT (\\RECENT x)", "Recent"),
         ("APPEND x \"yesterday\" {3}", "date-time"),
-        ("APPEND x ~{3}", "literal8"),
         ("LOGIN ~{1}\r\nx y", "literal8"),
         ("ID (\"x\" ~{1}\r\ny)", "in quotes or NIL"),
         ("FETCH 0 FLAGS", "sequence set"),

@@ -39,4 +39,4 @@ pub use search::{MessageSearch, Needle, Scope};
 pub use section::SectionText;
 pub use summarizer::Summarizer;
 pub use summary::{DecodeError, Envelope, Part, PartKind, PartTexts, Summary};
-pub use transfer::decode_transfer;
+pub use transfer::{TransferDecoder, decode_transfer};

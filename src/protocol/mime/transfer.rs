@@ -1,13 +1,13 @@
 //! Content transfer encodings (RFC 2045 6), decoded piece by piece.
 //!
-//! Called by SEARCH on the parts it searches, and for encoded-words of RFC 2047. Tolerant, as a
-//! search should be: invalid input is skipped or taken undecoded.
+//! Called by SEARCH on the parts it searches, for encoded-words of RFC 2047, and by FETCH of
+//! BINARY. Tolerant: invalid input is skipped or taken undecoded.
 
 use memchr::memchr;
 
 /// Decodes one body; pieces may be cut anywhere.
-#[derive(Debug)]
-pub(super) enum TransferDecoder {
+#[derive(Clone, Debug)]
+pub enum TransferDecoder {
     /// 7bit, 8bit, binary, and unknown encodings.
     Identity,
     Base64 {
@@ -21,7 +21,7 @@ pub(super) enum TransferDecoder {
 
 /// Where a quoted-printable text was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Quoted {
+pub enum Quoted {
     Text,
     /// After `=`.
     Equals,
@@ -32,19 +32,26 @@ pub(super) enum Quoted {
 }
 
 impl TransferDecoder {
-    /// By the value of Content-Transfer-Encoding.
-    pub(super) fn new(encoding: &[u8]) -> TransferDecoder {
-        if encoding.eq_ignore_ascii_case(b"base64") {
-            TransferDecoder::Base64 { bits: 0, characters: 0 }
-        } else if encoding.eq_ignore_ascii_case(b"quoted-printable") {
-            TransferDecoder::QuotedPrintable(Quoted::Text)
+    /// By the value of Content-Transfer-Encoding; an unknown one is taken undecoded.
+    pub fn new(encoding: &[u8]) -> TransferDecoder {
+        TransferDecoder::known(encoding).unwrap_or(TransferDecoder::Identity)
+    }
+
+    /// The same; `None` for an encoding that is not known (RFC 2045 6.1).
+    pub fn known(encoding: &[u8]) -> Option<TransferDecoder> {
+        let is = |name: &[u8]| encoding.eq_ignore_ascii_case(name);
+        if is(b"base64") {
+            Some(TransferDecoder::Base64 { bits: 0, characters: 0 })
+        } else if is(b"quoted-printable") {
+            Some(TransferDecoder::QuotedPrintable(Quoted::Text))
         } else {
-            TransferDecoder::Identity
+            let plain = [&b"7bit"[..], b"8bit", b"binary"].into_iter().any(is);
+            plain.then_some(TransferDecoder::Identity)
         }
     }
 
     /// Appends the decoded `piece`: never more octets than it has, except one or two pending ones.
-    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => out.extend_from_slice(piece),
             TransferDecoder::Base64 { bits, characters } => {
@@ -57,7 +64,7 @@ impl TransferDecoder {
     }
 
     /// Appends the rest of an incomplete end.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => {}
             TransferDecoder::Base64 { bits, characters } => end_group(bits, characters, out),

@@ -9,8 +9,8 @@ use super::super::{
 };
 use crate::model::Timestamp;
 
-/// `append = "APPEND" SP mailbox [SP flag-list] [SP date-time] SP literal`, except the literal's
-/// octets.
+/// `append = "APPEND" SP mailbox [SP flag-list] [SP date-time] SP (literal / literal8)`,
+/// except the literal's octets (RFC 3516 4.4).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Append<'a> {
     pub mailbox: MailboxName<'a>,
@@ -33,12 +33,7 @@ impl<'a> Arguments<'a> for Append<'a> {
             internal_date = Some(cursor.date_time()?);
             cursor.space()?;
         }
-        let literal =
-            cursor.literal_header().map_err(|_| "APPEND takes the message as a literal")?;
-        // RFC 3516 4.4 allows literal8 in APPEND; we do not offer it.
-        if literal.binary {
-            return Err("APPEND takes no literal8");
-        }
+        cursor.literal_header().map_err(|_| "APPEND takes the message as a literal")?;
         Ok(Append { mailbox, flags, internal_date })
     }
 
@@ -77,6 +72,7 @@ mod tests {
         check("APPEND x {310}", CommandBody::Append(plain.clone()));
         check("APPEND {1}\r\nx {310+}", CommandBody::Append(plain.clone()));
         check("APPEND x () {310}", CommandBody::Append(plain.clone()));
+        check("APPEND x ~{310}", CommandBody::Append(plain.clone()));
         check(
             "APPEND x (\\Seen $Junk \\DRAFT $junk) {310}",
             CommandBody::Append(Append {

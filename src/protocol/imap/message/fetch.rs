@@ -62,7 +62,19 @@ pub enum FetchItem<'a> {
         partial: Option<Partial>,
         peek: bool,
     },
+    /// `BINARY[…]`: a part without its transfer encoding (RFC 3516 4.2); sets `\Seen` unless
+    /// `peek`.
+    Binary {
+        path: PartPath,
+        partial: Option<Partial>,
+        peek: bool,
+    },
+    /// `BINARY.SIZE[…]`: the octets of it (RFC 3516 4.3).
+    BinarySize(PartPath),
 }
+
+/// Part numbers, from 1; empty for the message itself.
+pub type PartPath = SmallVec<[u32; 4]>;
 
 impl FetchItem<'_> {
     /// Whether the answer contains octets of the message itself.
@@ -73,6 +85,8 @@ impl FetchItem<'_> {
                 | FetchItem::Rfc822Header
                 | FetchItem::Rfc822Text
                 | FetchItem::Section { .. }
+                | FetchItem::Binary { .. }
+                | FetchItem::BinarySize(_)
         )
     }
 
@@ -80,7 +94,10 @@ impl FetchItem<'_> {
     pub fn sets_seen(&self) -> bool {
         matches!(
             self,
-            FetchItem::Rfc822 | FetchItem::Rfc822Text | FetchItem::Section { peek: false, .. }
+            FetchItem::Rfc822
+                | FetchItem::Rfc822Text
+                | FetchItem::Section { peek: false, .. }
+                | FetchItem::Binary { peek: false, .. }
         )
     }
 }
@@ -95,8 +112,7 @@ pub struct Partial {
 /// The text between the brackets of `BODY[…]`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Section<'a> {
-    /// Part numbers, from 1; empty for the message itself.
-    pub path: SmallVec<[u32; 4]>,
+    pub path: PartPath,
     pub part: SectionPart<'a>,
 }
 
@@ -198,6 +214,9 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
     Ok(match word.as_bytes() {
         b"BODY" if bracket => return section_item(cursor, false),
         b"BODY.PEEK" if bracket => return section_item(cursor, true),
+        b"BINARY" if bracket => return binary(cursor, false),
+        b"BINARY.PEEK" if bracket => return binary(cursor, true),
+        b"BINARY.SIZE" if bracket => FetchItem::BinarySize(binary_section(cursor)?),
         b"ENVELOPE" => FetchItem::Envelope,
         b"FLAGS" => FetchItem::Flags,
         b"INTERNALDATE" => FetchItem::InternalDate,
@@ -223,18 +242,57 @@ fn section_item<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>
     let section = section(cursor)?;
     cursor.spaces();
     cursor.expect(b']', "a section must end in ]")?;
-    let mut partial = None;
-    if cursor.eat(b'<') {
-        let offset = cursor.number()?;
-        cursor.expect(b'.', "a partial is <offset.count>")?;
-        let count = cursor.number()?;
-        cursor.expect(b'>', "a partial is <offset.count>")?;
-        if count == 0 {
-            return Err("a partial's count must not be 0");
-        }
-        partial = Some(Partial { offset, count });
+    Ok(FetchItem::Section { section, partial: partial(cursor)?, peek })
+}
+
+/// `section-binary = "[" [section-part] "]"`, and a partial.
+fn binary<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>> {
+    let path = binary_section(cursor)?;
+    Ok(FetchItem::Binary { path, partial: partial(cursor)?, peek })
+}
+
+fn binary_section(cursor: &mut Cursor<'_>) -> Parsed<PartPath> {
+    cursor.expect(b'[', "a section is missing")?;
+    cursor.spaces();
+    let mut path = PartPath::new();
+    if cursor.peek() != Some(b']') && part_numbers(cursor, &mut path)? {
+        return Err("a section of BINARY has part numbers only");
     }
-    Ok(FetchItem::Section { section, partial, peek })
+    cursor.spaces();
+    cursor.expect(b']', "a section must end in ]")?;
+    Ok(path)
+}
+
+fn partial(cursor: &mut Cursor<'_>) -> Parsed<Option<Partial>> {
+    if !cursor.eat(b'<') {
+        return Ok(None);
+    }
+    let offset = cursor.number()?;
+    cursor.expect(b'.', "a partial is <offset.count>")?;
+    let count = cursor.number()?;
+    cursor.expect(b'>', "a partial is <offset.count>")?;
+    if count == 0 {
+        return Err("a partial's count must not be 0");
+    }
+    Ok(Some(Partial { offset, count }))
+}
+
+/// Part numbers with dots between; whether a word has to follow.
+fn part_numbers(cursor: &mut Cursor<'_>, path: &mut PartPath) -> Parsed<bool> {
+    while cursor.peek().is_some_and(|octet| octet.is_ascii_digit()) {
+        let number = u32::try_from(cursor.number()?).map_err(|_| "part number too large")?;
+        if number == 0 {
+            return Err("parts are numbered from 1");
+        }
+        if path.len() == PATH_MAX {
+            return Err("section too deep");
+        }
+        path.push(number);
+        if !cursor.eat(b'.') {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn section<'a>(cursor: &mut Cursor<'a>) -> Parsed<Section<'a>> {
@@ -242,18 +300,8 @@ fn section<'a>(cursor: &mut Cursor<'a>) -> Parsed<Section<'a>> {
     if cursor.peek() == Some(b']') {
         return Ok(section);
     }
-    while cursor.peek().is_some_and(|octet| octet.is_ascii_digit()) {
-        let number = u32::try_from(cursor.number()?).map_err(|_| "part number too large")?;
-        if number == 0 {
-            return Err("parts are numbered from 1");
-        }
-        if section.path.len() == PATH_MAX {
-            return Err("section too deep");
-        }
-        section.path.push(number);
-        if !cursor.eat(b'.') {
-            return Ok(section);
-        }
+    if !part_numbers(cursor, &mut section.path)? {
+        return Ok(section);
     }
     let word = cursor.word().map_err(|_| "unknown section")?;
     section.part = match word.as_bytes() {
@@ -352,6 +400,19 @@ mod tests {
                 },
             ]),
         );
+    }
+
+    /// RFC 3516 4.2, 4.3, 6.
+    #[test]
+    fn binary_items() {
+        let path = |path: &[u32]| PartPath::from(path);
+        let binary = |parts: &[u32], partial: Option<(u64, u64)>, peek| {
+            let partial = partial.map(|(offset, count)| Partial { offset, count });
+            fetch(&[FetchItem::Binary { path: path(parts), partial, peek }])
+        };
+        check("FETCH 1 BINARY[]", binary(&[], None, false));
+        check("FETCH 1 (BINARY.PEEK[1.2]<3.4>)", binary(&[1, 2], Some((3, 4)), true));
+        check("FETCH 1 binary.size[ 7 ]", fetch(&[FetchItem::BinarySize(path(&[7]))]));
     }
 
     /// RFC 3501 6.4.8, RFC 7162 3.1.4, 3.2.6.

@@ -85,8 +85,8 @@ async fn take_in(
         let count = session.literal_input(remaining, &mut pace).await?;
         if refusal.is_none() {
             let chunk = session.channel.connection.input().get(..count).unwrap_or_default();
-            // RFC 3501 4.3: a literal has no NUL (RFC 3516 would allow it, but is not offered).
-            if memchr::memchr(0, chunk).is_some() {
+            // RFC 3501 4.3: a literal has no NUL; RFC 3516 4.4: a literal8 may.
+            if !literal.binary && memchr::memchr(0, chunk).is_some() {
                 refusal = Some(Failure::no(Code::Cannot, "The message contains NUL octets"));
             } else {
                 refusal = incoming.push(chunk).await.err();

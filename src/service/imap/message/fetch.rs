@@ -17,6 +17,7 @@ use super::{
         state::Session,
         sync::OwnChange,
     },
+    binary::BinaryPart,
     reader::MessageReader,
 };
 use crate::{
@@ -264,6 +265,16 @@ impl Answer<'_> {
             FetchItem::Section { section, partial, .. } => {
                 self.section(session, response, section, *partial).await?;
             }
+            FetchItem::Binary { path, partial, .. } => {
+                self.binary(session, response, path, *partial).await?;
+            }
+            FetchItem::BinarySize(path) => {
+                let size = match BinaryPart::find(&mut self.reader, path).await? {
+                    Some(part) => part.measure(session, &self.reader, None).await?.size,
+                    None => 0,
+                };
+                response.binary_size(session.channel.connection.output(), path, size);
+            }
             FetchItem::Uid
             | FetchItem::Flags
             | FetchItem::ModSeq
@@ -329,6 +340,25 @@ impl Answer<'_> {
         let announce =
             |out: &mut Vec<u8>, size| response.section_literal(out, section, origin, size);
         self.stream(session, clip(range, partial), announce).await
+    }
+
+    /// BINARY: a part without its transfer encoding.
+    async fn binary(
+        &mut self,
+        session: &mut Session,
+        response: &mut FetchResponse,
+        path: &[u32],
+        partial: Option<Partial>,
+    ) -> Result<(), Failure> {
+        let origin = partial.map(|partial| partial.offset);
+        let Some(part) = BinaryPart::find(&mut self.reader, path).await? else {
+            response.no_binary(session.channel.connection.output(), path, origin);
+            return Ok(());
+        };
+        let measured = part.measure(session, &self.reader, partial).await?;
+        let announced = (measured.size, measured.has_nul);
+        response.binary_literal(session.channel.connection.output(), path, origin, announced);
+        part.stream(session, &self.reader, &measured).await
     }
 
     /// The range of the section in the message (before header fields are selected).
