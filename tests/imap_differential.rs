@@ -312,7 +312,7 @@ fn responses() -> Vec<u8> {
         Code::Unseen(7),
         Code::HighestModSeq(ModSeq(8)),
         Code::Modified(vec![1, 2, 9]),
-        Code::AppendUid(UidValidity(1), Uid(2)),
+        Code::AppendUid(UidValidity(1), vec![Uid(2)]),
         Code::CopyUid(UidValidity(1), vec![(Uid(2), Uid(3)), (Uid(3), Uid(9))]),
         Code::Closed,
         Code::TooBig,

@@ -371,6 +371,49 @@ fn messages_of_others_are_read_searched_and_changed() {
     });
 }
 
+/// RFC 3502: into a mailbox of another user, too, all or none; with the flags that he may set.
+#[test]
+fn several_messages_are_appended_at_once() {
+    each(|case| {
+        case.grant("box", "lri");
+        let name = case.name("box");
+        let first = "x".repeat(300_000);
+        let command = format!(
+            "APPEND {name} (\\Flagged word) {{300000+}}\r\n{first} (\\Seen) {{3+}}\r\ntwo {{5+}}\r\nthree"
+        );
+        let told = done(&mut case.user, &command);
+        assert!(told.contains("[APPENDUID ") && told.contains(" 3:5] "), "{told}");
+        done(&mut case.owner, "SELECT box");
+        let told = done(&mut case.owner, "FETCH 3:5 (FLAGS RFC822.SIZE)");
+        let found = lines(&told, "* ");
+        assert_eq!(
+            found,
+            [
+                "3 FETCH (FLAGS (\\Recent) RFC822.SIZE 300000)",
+                "4 FETCH (FLAGS (\\Recent) RFC822.SIZE 3)",
+                "5 FETCH (FLAGS (\\Recent) RFC822.SIZE 5)",
+            ]
+        );
+        done(&mut case.owner, "CLOSE");
+        for bad in ["{3+}\r\none {3+}\r\nt\0o", "{3+}\r\none {0+}\r\n"] {
+            let told = answer(&mut case.user, &format!("APPEND {name} {bad}"));
+            assert!(told.contains("t NO "), "{told}");
+        }
+        let told = done(&mut case.owner, "STATUS box (MESSAGES UIDNEXT)");
+        assert!(told.contains("MESSAGES 5 UIDNEXT 6"), "{told}");
+        // The right is taken while the messages come.
+        case.user.say(format!("u APPEND {name} {{3+}}\r\none {{3}}\r\n"));
+        case.user.read_to("+ ");
+        let user = case.user_name;
+        done(&mut case.owner, &format!("SETACL box {user}@demo.test lr"));
+        case.user.say("two\r\n");
+        let told = case.user.read_to("u ");
+        assert!(told.contains("u NO [NOPERM]"), "{told}");
+        let told = done(&mut case.owner, "STATUS box (MESSAGES UIDNEXT)");
+        assert!(told.contains("MESSAGES 5 UIDNEXT 6"), "{told}");
+    });
+}
+
 #[test]
 fn a_session_that_idles_hears_of_changes_and_of_lost_rights() {
     each(|case| {

@@ -219,6 +219,31 @@ fn a_large_part_is_decoded_in_pieces() {
     assert!(octets.windows(expected.len()).any(|it| it == expected), "{told}");
 }
 
+/// RFC 3502 6.3.11: as many and as much as is configured, and never some of them.
+#[test]
+fn one_append_has_limits() {
+    let kit = Kit::new();
+    let mut options = world::options(true);
+    options.imap.append_messages_max = 3;
+    options.imap.append_octets_max = 0;
+    options.imap.limits.message = 1_000;
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+    let mut client = log_in(&world);
+    let mut check = |sizes: &[usize], expected: &str| {
+        let messages = sizes.iter().map(|&size| format!(" {{{size}+}}\r\n{}", "x".repeat(size)));
+        let messages: String = messages.collect();
+        client.say(format!("a APPEND INBOX{messages}\r\n"));
+        let told = client.read_to("a ");
+        assert!(told.contains(expected), "{sizes:?}: {told}");
+    };
+    check(&[1, 1, 1], "a OK");
+    check(&[1, 1, 1, 1], "a NO [LIMIT]");
+    check(&[500, 501], "a NO [TOOBIG]");
+    check(&[500, 500], "a OK");
+    check(&[1_000], "a OK");
+    assert_eq!(world.uids(), [1, 2, 3, 4, 5, 6]);
+}
+
 #[test]
 fn many_messages_are_answered_and_changed_at_once() {
     let kit = Kit::new();

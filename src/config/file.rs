@@ -620,6 +620,10 @@ pub struct ImapSection {
     pub idle_timeout: Duration,
     /// Largest message that APPEND takes.
     pub append_size_max: ByteSize,
+    /// Messages that one APPEND may have.
+    pub append_messages_max: u32,
+    /// Octets of all of them together.
+    pub append_octets_max: ByteSize,
     /// Literals that clients send unasked: LITERAL+ or LITERAL-.
     pub literals: LiteralsSection,
     /// Sessions of one account at once.
@@ -630,16 +634,15 @@ pub struct ImapSection {
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
-        let ImapOptions { idle_timeout, limits, sessions_per_account, .. } = ImapOptions::default();
-        let append_size_max = ByteSize(limits.message);
-        let administrators = Vec::new();
-        let literals = LiteralsSection::Plus;
+        let defaults = ImapOptions::default();
         ImapSection {
-            idle_timeout,
-            append_size_max,
-            literals,
-            sessions_per_account,
-            administrators,
+            idle_timeout: defaults.idle_timeout,
+            append_size_max: ByteSize(defaults.limits.message),
+            append_messages_max: defaults.append_messages_max,
+            append_octets_max: ByteSize(defaults.append_octets_max),
+            literals: LiteralsSection::Plus,
+            sessions_per_account: defaults.sessions_per_account,
+            administrators: Vec::new(),
         }
     }
 }
@@ -1170,6 +1173,8 @@ impl Settings {
                 idle_timeout: self.imap.idle_timeout,
                 sessions_per_account: self.imap.sessions_per_account,
                 administrators: self.imap.administrators.clone(),
+                append_messages_max: self.imap.append_messages_max,
+                append_octets_max: self.imap.append_octets_max.as_u64(),
                 capabilities: match self.imap.literals {
                     LiteralsSection::Plus => defaults.capabilities,
                     LiteralsSection::Minus => {

@@ -222,6 +222,7 @@ mod tests {
             "OBJECTID",
             "APPENDLIMIT=1000000",
             "BINARY",
+            "MULTIAPPEND",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

@@ -30,6 +30,7 @@ mod structure;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod vanished;
 mod write;
 
@@ -50,4 +51,5 @@ pub use state::State;
 pub use structure::WrittenParts;
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};
+pub use upload::{UploadPart, UploadPlace, UploadStep};
 pub use vanished::Vanished;

@@ -52,7 +52,8 @@ pub enum Code {
     NoModSeq,
     /// Sequence numbers, or UIDs for UID STORE; ascending.
     Modified(Vec<u32>),
-    AppendUid(UidValidity, Uid),
+    /// Of each message appended, in their order: ascending (RFC 3502 6.3.11).
+    AppendUid(UidValidity, Vec<Uid>),
     /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
     CopyUid(UidValidity, Vec<(Uid, Uid)>),
     AlreadyExists,
@@ -102,9 +103,10 @@ impl Code {
                 out.extend_from_slice(b"MODIFIED ");
                 return write_set(out, numbers.iter().copied());
             }
-            Code::AppendUid(validity, uid) => {
+            Code::AppendUid(validity, ref uids) => {
                 push_pair(out, "APPENDUID ", validity.0.into());
-                return push_pair(out, " ", uid.0.into());
+                out.push(b' ');
+                return write_set(out, uids.iter().map(|uid| uid.0));
             }
             Code::CopyUid(validity, ref uids) => return push_copy_uid(out, validity, uids),
             Code::MailboxId(id) => {
@@ -645,7 +647,11 @@ mod tests {
             (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
             (Code::NoModSeq, "NOMODSEQ"),
             (Code::Modified(vec![7, 9, 10]), "MODIFIED 7,9:10"),
-            (Code::AppendUid(UidValidity(38_505), Uid(3_955)), "APPENDUID 38505 3955"),
+            (Code::AppendUid(UidValidity(38_505), vec![Uid(3_955)]), "APPENDUID 38505 3955"),
+            (
+                Code::AppendUid(UidValidity(38_505), (3_955..=3_957).map(Uid).collect()),
+                "APPENDUID 38505 3955:3957",
+            ),
             (
                 Code::CopyUid(
                     UidValidity(38_505),

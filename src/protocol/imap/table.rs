@@ -66,6 +66,7 @@ capabilities! {
     ObjectId         "OBJECTID"           Always; // RFC 8474
     AppendLimit      "APPENDLIMIT"        Always; // RFC 7889
     Binary           "BINARY"             Always; // RFC 3516
+    MultiAppend      "MULTIAPPEND"        Always; // RFC 3502
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

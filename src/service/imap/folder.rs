@@ -8,8 +8,8 @@
 
 use super::{
     accounts::{
-        Attributes, Holding, Home, Listed, Reach, Reading, SeenBook, Staged, Staging, View, carry,
-        not_allowed, permitted, unseen,
+        Holding, Home, Listed, Reach, Reading, SeenBook, Staging, View, carry, not_allowed,
+        permitted, unseen,
     },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
@@ -218,25 +218,31 @@ impl Folder {
         self.home.at_owner(asked).await
     }
 
-    /// Where the octets of a message go that is to be appended.
+    /// Where the octets of messages go that are to be appended.
     pub(super) fn stage(&self) -> Result<Staging, Failure> {
         Staging::new(&self.home, self.info.id)
     }
 
-    /// Adds a message that was staged for it, with the flags that the user may set. It is there,
-    /// whether a `\Seen` of his own could be set or not.
+    /// Adds the messages that were staged for it, all or none, with the flags that the user may
+    /// set. Those in `seen` are as if he had read them; they are there, whether a `\Seen` of his own
+    /// could be set or not.
     pub(super) async fn append(
         &self,
-        body: Staged,
-        attributes: Attributes,
-    ) -> Result<(Delivered, SeenKept), Failure> {
-        let is_seen = attributes.flags.contains(Flags::SEEN);
-        let delivered = body.store(&self.home, self.info.id, attributes).await?;
-        let kept = match is_seen && self.seen_is_personal {
-            true => self.add_seen(&[delivered.uid]).await,
-            false => Ok(()),
-        };
-        Ok((delivered, SeenKept(kept)))
+        messages: Staging,
+        seen: &[bool],
+    ) -> Result<(Vec<Delivered>, SeenKept), Failure> {
+        let delivered = messages.store(&self.home, self.info.id).await?;
+        let kept = self.add_seen_of(&delivered, seen).await;
+        Ok((delivered, kept))
+    }
+
+    async fn add_seen_of(&self, delivered: &[Delivered], seen: &[bool]) -> SeenKept {
+        if !self.seen_is_personal || !seen.contains(&true) {
+            return SeenKept(Ok(()));
+        }
+        let uids = delivered.iter().zip(seen).filter(|(_, is_seen)| **is_seen);
+        let uids: Vec<Uid> = uids.map(|(it, _)| it.uid).collect();
+        SeenKept(self.add_seen(&uids).await)
     }
 
     /// New messages here are as if the user had read them, if he may say so.

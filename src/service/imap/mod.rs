@@ -9,6 +9,7 @@
 //! session/  authentication/  mailbox/  access/  message/   the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
+//! upload         messages of a command, from the client into the store
 //! folder         mailbox names -> mailboxes
 //! namespace      the names that a session can use, and whose they are
 //! literal        message literals as they arrive
@@ -43,6 +44,7 @@ mod selected;
 mod session;
 mod state;
 mod sync;
+mod upload;
 
 pub use accounts::Leases;
 pub use conversation::{resume, run};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::protocol::imap::{Capabilities, Capability, Limits};
+use crate::{
+    protocol::imap::{Capabilities, Capability, Limits},
+    store::COPY_SLICE,
+};
 
 /// IMAP4rev2 comprises extensions that are not there yet.
 const OFFERED: Capabilities = Capabilities::ALL.without(Capability::Imap4Rev2);
@@ -25,6 +28,10 @@ pub struct ImapOptions {
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
     pub administrators: Vec<String>,
+    /// Messages that one APPEND may have (RFC 3502).
+    pub append_messages_max: u32,
+    /// Octets of all of them together; at least one of the largest size always fits.
+    pub append_octets_max: u64,
     /// Bad commands in a row that a session may send; it ends at the next.
     pub bad_commands_max: u32,
 }
@@ -51,6 +58,8 @@ impl Default for ImapOptions {
             login_failures_max: 3,
             sessions_per_account: 1000,
             administrators: Vec::new(),
+            append_messages_max: COPY_SLICE as u32,
+            append_octets_max: 500 << 20,
             bad_commands_max: 20,
         }
     }

@@ -23,7 +23,7 @@ pub(super) use lease::View;
 pub(super) use moving::carry;
 pub(super) use reading::{CardSource, Reading};
 pub(super) use seen::{Seen, SeenBook, unseen};
-pub(super) use staging::{Attributes, Staged, Staging};
+pub(super) use staging::{Attributes, Staging};
 
 use crate::{
     model::{AccountId, Trail},

@@ -1,9 +1,10 @@
-//! A message on its way into a mailbox, wherever its account is: octets go to the account's log as
+//! Messages on their way into a mailbox, wherever its account is: octets go to the account's log as
 //! they arrive.
 //!
 //! To another shard they go in pieces, of which [`IN_FLIGHT`] may wait there: a log that is slow
 //! holds up the client and nobody else. The owner stores nothing before it has everything, and asks
-//! for the user's rights then.
+//! for the user's rights then. One message is stored with its body; several are parked first, and
+//! one entry puts all of them into the mailbox (`store::Shipment`).
 
 use std::{rc::Rc, time::Duration};
 
@@ -14,12 +15,15 @@ use super::{
     super::reply::{Failure, try_create},
     User,
     distant::unreachable_now,
-    holding::{Holding, permitted},
+    holding::{Holding, NOT_ALLOWED, not_allowed, permitted},
     home::Home,
     lease::News,
 };
 use crate::{
-    model::{AccountId, FlagMask, Flags, MailClass, MailboxId, Right, Rights, Timestamp},
+    model::{
+        AccountId, FlagMask, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet, MailClass,
+        MailboxId, Right, Rights, Timestamp, Uid,
+    },
     protocol::imap::Code,
     runtime::{
         executor::{Executor, Priority},
@@ -27,7 +31,10 @@ use crate::{
         stream::{Incoming, Outgoing},
     },
     service::{Shard, budget::Charge},
-    store::{BODY_CHUNK, BodyWriter, Delivered, StagedBody},
+    store::{
+        Account, BODY_CHUNK, BodyWriter, Delivered, Manifest, Partition, Shipment, StagedBody,
+        StoreError,
+    },
 };
 
 /// Pieces sent to another shard and not yet received.
@@ -36,40 +43,50 @@ const IN_FLIGHT: usize = 2;
 /// How long another shard may take to begin, to take a piece, and to store the message.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the octets of a message go.
+/// Where the octets of messages go.
 pub(in crate::service::imap) enum Staging {
     /// Into the log of a partition of this shard.
-    Here(BodyWriter),
+    Here(Box<Batch>),
     /// To another shard.
     There(Sending),
-    /// Nowhere: the message is refused.
-    Nowhere,
 }
 
-/// The message is complete, and not in the mailbox yet.
-pub(in crate::service::imap) enum Staged {
-    Here(StagedBody),
-    There { sending: Sending, summary: Vec<u8> },
+/// Messages on their way into a mailbox, on the shard of its account: one is being received, those
+/// before it are complete. Nothing of them is visible before they are stored.
+pub(in crate::service::imap) struct Batch {
+    partition: Partition,
+    writer: BodyWriter,
+    /// The first message, as long as it is the only one.
+    first: Option<StagedBody>,
+    /// All that are complete, once there are more.
+    shipment: Option<Shipment>,
+    /// Of those that are complete.
+    attributes: Vec<Attributes>,
 }
 
-/// A message being sent to another shard.
+/// Messages being sent to another shard.
 pub(in crate::service::imap) struct Sending {
     pieces: Outgoing<Piece, Answer>,
     executor: Rc<dyn Executor>,
     buffer: Vec<u8>,
+    /// Of the current message.
     size: u64,
     sent: usize,
 }
 
-type Answer = Result<(Delivered, Option<News>), Failure>;
+type Answer = Result<(Vec<Delivered>, Option<News>), Failure>;
 
 enum Piece {
     Octets(Bytes),
     /// The message is complete.
-    Store {
+    End {
         summary: Vec<u8>,
         with: Attributes,
     },
+    /// Another one begins.
+    Next,
+    /// All messages are complete.
+    Store,
 }
 
 /// What a message has beside its octets.
@@ -87,6 +104,102 @@ impl Attributes {
     }
 }
 
+impl Batch {
+    fn new(partition: &Partition) -> Batch {
+        Batch {
+            writer: partition.stage(),
+            partition: partition.clone(),
+            first: None,
+            shipment: None,
+            attributes: Vec::new(),
+        }
+    }
+
+    /// Another message begins: those before it go to the log.
+    async fn next(&mut self) -> Result<(), StoreError> {
+        let Some(body) = self.first.take() else { return Ok(()) };
+        let mut shipment = self.partition.receive(None);
+        if let Some(first) = self.attributes.first() {
+            shipment.add(Uid(1), first.internal_date, body).await?;
+        }
+        self.shipment = Some(shipment);
+        Ok(())
+    }
+
+    /// The current message is complete.
+    async fn end(&mut self, summary: Vec<u8>, with: Attributes) -> Result<(), StoreError> {
+        let writer = std::mem::replace(&mut self.writer, self.partition.stage());
+        let body = writer.finish(summary).await?;
+        let internal_date = with.internal_date;
+        self.attributes.push(with);
+        match &mut self.shipment {
+            Some(shipment) => {
+                shipment.add(Uid(self.attributes.len() as u32), internal_date, body).await
+            }
+            None => {
+                self.first = Some(body);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the messages into the mailbox. They may have taken their time, and the rights are those
+    /// of now.
+    async fn store(self, holding: &Holding, mailbox: MailboxId) -> Result<Vec<Delivered>, Failure> {
+        let rights = holding.get(mailbox).map(|(_, rights)| rights);
+        permitted(rights, Rights::of(&[Right::Insert]), try_create)?;
+        let may_set = holding.shared_flags(mailbox, rights.unwrap_or_default());
+        let account = &holding.account;
+        let Batch { first, shipment, attributes, .. } = self;
+        let failed = |error| match error {
+            StoreError::NotPermitted(NOT_ALLOWED) => not_allowed(),
+            error => Failure::with_try_create(error),
+        };
+        if let Some(shipment) = shipment {
+            let manifest = manifest(&attributes)?;
+            let mut may = |_: &Account, _| {
+                let rights = holding.rights(mailbox);
+                match rights.contain(Right::Insert) {
+                    true => Ok(holding.shared_flags(mailbox, rights)),
+                    false => Err(StoreError::NotPermitted(NOT_ALLOWED)),
+                }
+            };
+            let stored = shipment.commit(account, mailbox, &manifest, &mut may).await;
+            let stored = stored.map_err(failed)?;
+            let (account, uid_validity) = (account.id(), stored.uid_validity);
+            let delivered = |&(_, uid)| Delivered { account, mailbox, uid_validity, uid };
+            return Ok(stored.uids.iter().map(delivered).collect());
+        }
+        let only = first.zip(attributes.into_iter().next());
+        let (body, with) = only.ok_or_else(unreachable_now)?;
+        let Attributes { flags, keywords, internal_date } = with.within(may_set);
+        let stored = account.append(mailbox, body, flags, &keywords, internal_date).await;
+        Ok(vec![stored.map_err(failed)?])
+    }
+}
+
+/// The flags of several messages, which have their numbers for UIDs.
+fn manifest(messages: &[Attributes]) -> Result<Manifest, StoreError> {
+    let mut manifest = Manifest::default();
+    for (number, message) in (1..).zip(messages) {
+        let mut keywords = KeywordSet::default();
+        for keyword in &message.keywords {
+            let names = &mut manifest.keywords;
+            let known = names.iter().position(|(_, it)| it.eq_ignore_ascii_case(keyword));
+            let bit = known.unwrap_or(names.len());
+            if bit >= KEYWORDS_PER_MAILBOX_MAX {
+                return Err(StoreError::Limit("keywords of a mailbox"));
+            }
+            if known.is_none() {
+                names.push((bit, keyword.clone()));
+            }
+            keywords.insert(bit);
+        }
+        manifest.messages.push((Uid(number), FlagSet { system: message.flags, keywords }));
+    }
+    Ok(manifest)
+}
+
 impl Staging {
     pub(in crate::service::imap) fn new(
         home: &Home,
@@ -94,9 +207,9 @@ impl Staging {
     ) -> Result<Staging, Failure> {
         match home {
             Home::Here(Holding { shard, account, .. }) => {
-                let partition = shard.local_partition(account.id()).cloned();
-                let partition = partition.ok_or_else(unreachable_now)?;
-                Ok(Staging::Here(partition.stage()))
+                let partition = shard.local_partition(account.id());
+                let batch = Batch::new(partition.ok_or_else(unreachable_now)?);
+                Ok(Staging::Here(Box::new(batch)))
             }
             Home::There(distant) => {
                 let (account, user) = (distant.account, distant.user.clone());
@@ -112,83 +225,102 @@ impl Staging {
                 let pieces =
                     mesh.open_stream(owner, Class::Delivery, ANSWER_TIMEOUT, IN_FLIGHT, begin);
                 let executor = distant.shard.executor.clone();
-                Ok(Staging::There(Sending {
-                    pieces,
-                    executor,
-                    buffer: Vec::new(),
-                    size: 0,
-                    sent: 0,
-                }))
+                let (buffer, size, sent) = (Vec::new(), 0, 0);
+                Ok(Staging::There(Sending { pieces, executor, buffer, size, sent }))
             }
         }
     }
 
     pub(in crate::service::imap) async fn write(&mut self, octets: &[u8]) -> Result<(), Failure> {
         match self {
-            Staging::Here(writer) => Ok(writer.write(octets).await?),
+            Staging::Here(batch) => Ok(batch.writer.write(octets).await?),
             Staging::There(sending) => sending.write(octets).await,
-            Staging::Nowhere => Ok(()),
         }
     }
 
-    /// Octets of the message so far.
+    /// Octets of the current message so far.
     pub(in crate::service::imap) fn size(&self) -> u64 {
         match self {
-            Staging::Here(writer) => writer.size(),
+            Staging::Here(batch) => batch.writer.size(),
             Staging::There(sending) => sending.size,
-            Staging::Nowhere => 0,
         }
     }
 
-    /// Octets that are in memory here.
+    /// Octets of it that are in memory here.
     pub(in crate::service::imap) fn staged(&self) -> usize {
         match self {
-            Staging::Here(writer) => writer.staged(),
+            Staging::Here(batch) => batch.writer.staged(),
             Staging::There(sending) => sending.buffer.len(),
-            Staging::Nowhere => 0,
         }
     }
 
     /// Memory held here, bytes.
     pub(in crate::service::imap) fn memory(&self) -> usize {
         match self {
-            Staging::Here(writer) => writer.memory(),
+            Staging::Here(batch) => batch.writer.memory(),
             Staging::There(sending) => {
                 sending.buffer.capacity() + sending.pieces.waiting() * sending.sent
             }
-            Staging::Nowhere => 0,
         }
     }
 
     /// Gets rid of the octets in memory.
     pub(in crate::service::imap) async fn spill(&mut self) -> Result<(), Failure> {
         match self {
-            Staging::Here(writer) => Ok(writer.spill().await?),
+            Staging::Here(batch) => Ok(batch.writer.spill().await?),
             Staging::There(sending) => sending.flush().await,
-            Staging::Nowhere => Ok(()),
         }
     }
 
     /// Gives back memory that is not needed now.
     pub(in crate::service::imap) fn shrink(&mut self) {
         match self {
-            Staging::Here(writer) => writer.shrink(),
+            Staging::Here(batch) => batch.writer.shrink(),
             Staging::There(sending) => sending.buffer.shrink_to_fit(),
-            Staging::Nowhere => {}
         }
     }
 
-    pub(in crate::service::imap) async fn finish(
-        self,
+    /// The current message is complete.
+    pub(in crate::service::imap) async fn end(
+        &mut self,
         summary: Vec<u8>,
-    ) -> Result<Staged, Failure> {
+        with: Attributes,
+    ) -> Result<(), Failure> {
         match self {
-            Staging::Here(writer) => Ok(Staged::Here(writer.finish(summary).await?)),
-            Staging::There(mut sending) => {
+            Staging::Here(batch) => Ok(batch.end(summary, with).await?),
+            Staging::There(sending) => {
                 sending.flush().await?;
-                Ok(Staged::There { sending, summary })
+                sending.size = 0;
+                sending.send(Piece::End { summary, with }).await
             }
-            Staging::Nowhere => Err(unreachable_now()),
+        }
+    }
+
+    /// Another message begins.
+    pub(in crate::service::imap) async fn next(&mut self) -> Result<(), Failure> {
+        match self {
+            Staging::Here(batch) => Ok(batch.next().await?),
+            Staging::There(sending) => sending.send(Piece::Next).await,
+        }
+    }
+
+    /// Puts the messages into the mailbox for which they were staged, all or none.
+    pub(in crate::service::imap) async fn store(
+        self,
+        home: &Home,
+        mailbox: MailboxId,
+    ) -> Result<Vec<Delivered>, Failure> {
+        match (self, home) {
+            (Staging::Here(batch), Home::Here(holding)) => {
+                batch.store(&holding.again(), mailbox).await
+            }
+            (Staging::There(sending), Home::There(distant)) => {
+                sending.send(Piece::Store).await?;
+                let (delivered, news) = sending.answer().await?;
+                distant.shard.leases.advance(distant.account, mailbox, news);
+                Ok(delivered)
+            }
+            _ => Err(unreachable_now()),
         }
     }
 }
@@ -239,53 +371,7 @@ impl Sending {
     }
 }
 
-impl Staged {
-    /// Octets of the message.
-    pub(in crate::service::imap) fn size(&self) -> u64 {
-        match self {
-            Staged::Here(body) => body.size(),
-            Staged::There { sending, .. } => sending.size,
-        }
-    }
-
-    /// Puts the message into the mailbox for which it was staged.
-    pub(in crate::service::imap) async fn store(
-        self,
-        home: &Home,
-        mailbox: MailboxId,
-        with: Attributes,
-    ) -> Result<Delivered, Failure> {
-        match (self, home) {
-            (Staged::Here(body), Home::Here(holding)) => {
-                store(&holding.again(), mailbox, body, with).await
-            }
-            (Staged::There { sending, summary }, Home::There(distant)) => {
-                sending.send(Piece::Store { summary, with }).await?;
-                let (delivered, news) = sending.answer().await?;
-                distant.shard.leases.advance(distant.account, mailbox, news);
-                Ok(delivered)
-            }
-            _ => Err(unreachable_now()),
-        }
-    }
-}
-
-/// On the owner's shard: the message may have taken its time, and the rights are those of now.
-async fn store(
-    holding: &Holding,
-    mailbox: MailboxId,
-    body: StagedBody,
-    with: Attributes,
-) -> Result<Delivered, Failure> {
-    let rights = holding.get(mailbox).map(|(_, rights)| rights);
-    permitted(rights, Rights::of(&[Right::Insert]), try_create)?;
-    let may_set = holding.shared_flags(mailbox, rights.unwrap_or_default());
-    let Attributes { flags, keywords, internal_date } = with.within(may_set);
-    let stored = holding.account.append(mailbox, body, flags, &keywords, internal_date).await;
-    stored.map_err(Failure::with_try_create)
-}
-
-/// On the owner's shard: a message from a session of another one.
+/// On the owner's shard: messages from a session of another one.
 async fn receive(
     shard: Rc<Shard>,
     account: AccountId,
@@ -293,14 +379,13 @@ async fn receive(
     mailbox: MailboxId,
     pieces: &mut Incoming<Piece, Answer>,
 ) -> Answer {
-    let Some(partition) = shard.local_partition(account).cloned() else {
-        return Err(unreachable_now());
-    };
-    let mut writer = partition.stage();
+    let partition = shard.local_partition(account).ok_or_else(unreachable_now)?;
+    let mut batch = Batch::new(partition);
     let mut charge = Charge::new(&shard.messages, MailClass::Submission);
     loop {
         match pieces.next().await {
             Some(Piece::Octets(octets)) => {
+                let writer = &mut batch.writer;
                 writer.write(&octets).await?;
                 let within = charge.set(writer.memory());
                 if !within || writer.staged() >= charge.stage_max(writer.size()) {
@@ -310,10 +395,11 @@ async fn receive(
                     }
                 }
             }
-            Some(Piece::Store { summary, with }) => {
-                let body = writer.finish(summary).await?;
+            Some(Piece::End { summary, with }) => batch.end(summary, with).await?,
+            Some(Piece::Next) => batch.next().await?,
+            Some(Piece::Store) => {
                 let holding = Holding::open(&shard, account, user).await?;
-                let delivered = store(&holding, mailbox, body, with).await?;
+                let delivered = batch.store(&holding, mailbox).await?;
                 return Ok((delivered, News::of(&holding.account, mailbox)));
             }
             // The session has gone; what it sent is garbage in the log.
