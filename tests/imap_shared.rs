@@ -414,6 +414,56 @@ fn several_messages_are_appended_at_once() {
     });
 }
 
+/// RFC 8508 5: within a mailbox of another user, from it, and into it, with the rights on both.
+#[test]
+fn messages_of_others_are_replaced() {
+    each(|case| {
+        case.grant("box", "lrite");
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        let told = done(&mut case.user, &format!("REPLACE 2 {name} {{3+}}\r\nnew"));
+        let at = |what: &str| told.find(what).unwrap_or_else(|| panic!("{what}: {told}"));
+        assert!(at("[APPENDUID ") < at("* 2 EXPUNGE"), "{told}");
+        let told = done(&mut case.user, "FETCH 2 BODY.PEEK[]");
+        assert!(told.contains("{3}\r\nnew"), "{told}");
+        // From there into his own, and back.
+        done(&mut case.user, "REPLACE 1 INBOX {3+}\r\nown");
+        let told = done(&mut case.user, "UID SEARCH ALL");
+        assert_eq!(lines(&told, "* SEARCH"), [" 3"], "{told}");
+        done(&mut case.user, "SELECT INBOX");
+        done(&mut case.user, &format!("REPLACE 1 {name} {{4+}}\r\nback"));
+        let told = done(&mut case.user, "STATUS INBOX (MESSAGES)");
+        assert!(told.contains("MESSAGES 0"), "{told}");
+        let told = done(&mut case.owner, "STATUS box (MESSAGES UIDNEXT)");
+        assert!(told.contains("MESSAGES 2 UIDNEXT 5"), "{told}");
+        // Without a right that it takes, and when one is taken while the message comes.
+        done(&mut case.user, &format!("SELECT {name}"));
+        let user = case.user_name;
+        for rights in ["lrit", "lrie", "lrte"] {
+            done(&mut case.owner, &format!("SETACL box {user}@demo.test lrite"));
+            case.world.settle();
+            case.user.say(format!("u REPLACE 1 {name} {{3}}\r\n"));
+            case.user.read_to("+ ");
+            done(&mut case.owner, &format!("SETACL box {user}@demo.test {rights}"));
+            case.world.settle();
+            case.user.say("two\r\n");
+            let told = case.user.read_to("u ");
+            assert!(told.contains("u NO [NOPERM]"), "{rights}: {told}");
+            let told = answer(&mut case.user, &format!("REPLACE 1 {name} {{3+}}\r\ntwo"));
+            assert!(told.contains("t NO [NOPERM]"), "{rights}: {told}");
+        }
+        // Taken for a mailbox of his own in place of one there.
+        done(&mut case.owner, &format!("SETACL box {user}@demo.test lrit"));
+        case.world.settle();
+        let told = answer(&mut case.user, "REPLACE 1 INBOX {3+}\r\ntwo");
+        assert!(told.contains("t NO [NOPERM]"), "{told}");
+        let told = done(&mut case.user, "STATUS INBOX (MESSAGES)");
+        assert!(told.contains("MESSAGES 0"), "{told}");
+        let told = done(&mut case.owner, "STATUS box (MESSAGES)");
+        assert!(told.contains("MESSAGES 2"), "{told}");
+    });
+}
+
 #[test]
 fn a_session_that_idles_hears_of_changes_and_of_lost_rights() {
     each(|case| {

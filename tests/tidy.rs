@@ -209,7 +209,13 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
         ],
     ),
     ("access", &["reply", "state", "folder", "handler"]),
-    ("message", &["reply", "accounts", "selected", "state", "sync", "resync", "folder", "handler"]),
+    (
+        "message",
+        &[
+            "reply", "accounts", "selected", "state", "sync", "resync", "folder", "upload",
+            "handler",
+        ],
+    ),
     ("conversation", &["handover", "reply", "state", "handler"]),
 ];
 

@@ -59,6 +59,7 @@ pub use self::{
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     handle::moves::{Arrived, Begun, Moves},
     handle::queue::{Settled, Settlement},
+    handle::replacing::Replacing,
     handle::seen::SeenIn,
     handle::shipment::{Manifest, Shipment, Ticket},
     handle::view::{AccountWatch, MailboxView},

@@ -223,6 +223,7 @@ mod tests {
             "APPENDLIMIT=1000000",
             "BINARY",
             "MULTIAPPEND",
+            "REPLACE",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

@@ -67,6 +67,7 @@ capabilities! {
     AppendLimit      "APPENDLIMIT"        Always; // RFC 7889
     Binary           "BINARY"             Always; // RFC 3516
     MultiAppend      "MULTIAPPEND"        Always; // RFC 3502
+    Replace          "REPLACE"            Always; // RFC 8508
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
@@ -158,6 +159,7 @@ macro_rules! command_table {
         uid_batches::UidBatches        [b"UIDBATCHES"   Plain Selected         All      UidBatches];
         copy::Copy<'a>                 [b"COPY"         Uid   Selected         All      Imap4Rev1];
         copy::Move<'a>                 [b"MOVE"         Uid   Selected         All      Move];
+        replace::Replace<'a>           [b"REPLACE"      Uid   Selected         All      Replace];
     }
         }
     };

@@ -8,8 +8,8 @@
 
 use super::{
     accounts::{
-        Holding, Home, Listed, Reach, Reading, SeenBook, Staging, View, carry, not_allowed,
-        permitted, unseen,
+        Holding, Home, Listed, REPLACED_RIGHTS, Reach, Reading, Replaced, SeenBook, Staging, View,
+        carry, not_allowed, permitted, unseen,
     },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
@@ -231,9 +231,9 @@ impl Folder {
         messages: Staging,
         seen: &[bool],
     ) -> Result<(Vec<Delivered>, SeenKept), Failure> {
-        let delivered = messages.store(&self.home, self.info.id).await?;
-        let kept = self.add_seen_of(&delivered, seen).await;
-        Ok((delivered, kept))
+        let stored = messages.store(&self.home, self.info.id, None).await?;
+        let kept = self.add_seen_of(&stored.delivered, seen).await;
+        Ok((stored.delivered, kept))
     }
 
     async fn add_seen_of(&self, delivered: &[Delivered], seen: &[bool]) -> SeenKept {
@@ -243,6 +243,44 @@ impl Folder {
         let uids = delivered.iter().zip(seen).filter(|(_, is_seen)| **is_seen);
         let uids: Vec<Uid> = uids.map(|(it, _)| it.uid).collect();
         SeenKept(self.add_seen(&uids).await)
+    }
+
+    /// Adds a message in place of one of the selected mailbox. In one partition that is one entry;
+    /// otherwise the new one is durable before the other is expunged, and is removed again if that
+    /// cannot be done.
+    pub(super) async fn replace(
+        &self,
+        message: Staging,
+        seen: &[bool],
+        (source, uid): (&Selected, Uid),
+    ) -> Result<(Delivered, SeenKept), Failure> {
+        let (account, mailbox) = (source.home.account(), source.mailbox());
+        let replaced = Replaced { account, mailbox, uid };
+        let stored = message.store(&self.home, self.info.id, Some(replaced)).await?;
+        let delivered = *stored.delivered.first().ok_or_else(no_such_mailbox)?;
+        if !stored.replaced {
+            let remove = move |holding: Holding| async move {
+                check(&holding, mailbox, &REPLACED_RIGHTS)?;
+                let removed = holding.account.remove(mailbox, &[uid]).await?;
+                if removed.is_empty() { Err(replaced_is_gone()) } else { Ok(()) }
+            };
+            if let Err(failure) = source.home.at_mailbox(mailbox, remove).await {
+                self.take_back(delivered.uid).await?;
+                return Err(failure);
+            }
+        }
+        source.home.look(mailbox).await;
+        let kept = self.add_seen_of(&[delivered], seen).await;
+        Ok((delivered, kept))
+    }
+
+    /// Removes a message that was added in vain.
+    async fn take_back(&self, uid: Uid) -> Result<(), Failure> {
+        let mailbox = self.info.id;
+        let work = move |holding: Holding| async move {
+            Ok(holding.account.remove(mailbox, &[uid]).await.map(drop)?)
+        };
+        self.home.at_mailbox(mailbox, work).await
     }
 
     /// New messages here are as if the user had read them, if he may say so.
@@ -479,6 +517,11 @@ impl SeenKept {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// The message to be replaced was expunged by another session.
+pub(super) fn replaced_is_gone() -> Failure {
+    Failure::no(Code::ExpungeIssued, "The message was expunged")
 }
 
 /// Those of `uids` that there are, for a change that leaves the flags of all users as they are.

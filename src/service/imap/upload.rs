@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     events::Event,
-    model::{Flags, MailClass},
+    model::{Flags, MailClass, Uid},
     protocol::{
         imap::{Code, FlagList, Literal, UploadPart, UploadPlace, UploadStep},
         mime::Summarizer,
@@ -68,15 +68,36 @@ impl Uploaded {
         session: &mut Session,
         folder: &Folder,
     ) -> Result<Vec<Delivered>, Failure> {
-        let seen: Vec<bool> = self.messages.iter().map(|message| message.is_seen).collect();
-        let (stored, kept) = folder.append(self.staging, &seen).await?;
+        let (stored, kept) = folder.append(self.staging, &seen(&self.messages)).await?;
         kept.tell(session)?;
-        for (delivered, message) in stored.iter().zip(&self.messages) {
-            let Delivered { account, mailbox, uid, .. } = *delivered;
-            let (trail, octets) = (session.channel.connection.trail(), message.octets);
-            session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
-        }
+        tell_events(session, &stored, &self.messages);
         Ok(stored)
+    }
+
+    /// Puts the message into `folder` in place of one of the selected mailbox.
+    pub(super) async fn store_replacing(
+        self,
+        session: &mut Session,
+        folder: &Folder,
+        replaced: Uid,
+    ) -> Result<Delivered, Failure> {
+        let (selected, seen) = (session.selected()?, seen(&self.messages));
+        let (stored, kept) = folder.replace(self.staging, &seen, (selected, replaced)).await?;
+        kept.tell(session)?;
+        tell_events(session, &[stored], &self.messages);
+        Ok(stored)
+    }
+}
+
+fn seen(messages: &[Received]) -> Vec<bool> {
+    messages.iter().map(|message| message.is_seen).collect()
+}
+
+fn tell_events(session: &Session, stored: &[Delivered], messages: &[Received]) {
+    for (delivered, message) in stored.iter().zip(messages) {
+        let Delivered { account, mailbox, uid, .. } = *delivered;
+        let (trail, octets) = (session.channel.connection.trail(), message.octets);
+        session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod copy;
 pub mod expunge;
 pub mod fetch;
+pub mod replace;
 pub mod search;
 pub mod store;
 pub mod uid_batches;

@@ -69,7 +69,7 @@ impl Home {
     }
 
     /// Brings the session's view of a mailbox, if it has it selected, up to date.
-    pub(super) async fn look(&self, mailbox: MailboxId) {
+    pub(in crate::service::imap) async fn look(&self, mailbox: MailboxId) {
         // If it cannot be reached, the lease tells that.
         let _ = self.at_mailbox(mailbox, |_| async { Ok(()) }).await;
     }

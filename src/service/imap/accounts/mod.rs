@@ -23,7 +23,7 @@ pub(super) use lease::View;
 pub(super) use moving::carry;
 pub(super) use reading::{CardSource, Reading};
 pub(super) use seen::{Seen, SeenBook, unseen};
-pub(super) use staging::{Attributes, Staging};
+pub(super) use staging::{Attributes, REPLACED_RIGHTS, Replaced, Staging};
 
 use crate::{
     model::{AccountId, Trail},

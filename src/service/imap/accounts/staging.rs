@@ -32,8 +32,8 @@ use crate::{
     },
     service::{Shard, budget::Charge},
     store::{
-        Account, BODY_CHUNK, BodyWriter, Delivered, Manifest, Partition, Shipment, StagedBody,
-        StoreError,
+        Account, BODY_CHUNK, BodyWriter, Delivered, Manifest, Partition, Replacing, Shipment,
+        StagedBody, StoreError,
     },
 };
 
@@ -74,7 +74,26 @@ pub(in crate::service::imap) struct Sending {
     sent: usize,
 }
 
-type Answer = Result<(Vec<Delivered>, Option<News>), Failure>;
+type Answer = Result<(Stored, Option<News>), Failure>;
+
+/// A message that a new one replaces (RFC 8508).
+#[derive(Clone, Copy)]
+pub(in crate::service::imap) struct Replaced {
+    pub account: AccountId,
+    pub mailbox: MailboxId,
+    pub uid: Uid,
+}
+
+/// What was done with messages.
+pub(in crate::service::imap) struct Stored {
+    pub delivered: Vec<Delivered>,
+    /// The message to be replaced was expunged with the same entry; otherwise it is still there.
+    pub replaced: bool,
+}
+
+/// Needed where a message is replaced: those of STORE with `\Deleted` and of EXPUNGE.
+pub(in crate::service::imap) const REPLACED_RIGHTS: [Right; 3] =
+    [Right::Read, Right::DeleteMessages, Right::Expunge];
 
 enum Piece {
     Octets(Bytes),
@@ -86,7 +105,7 @@ enum Piece {
     /// Another one begins.
     Next,
     /// All messages are complete.
-    Store,
+    Store(Option<Replaced>),
 }
 
 /// What a message has beside its octets.
@@ -145,7 +164,12 @@ impl Batch {
 
     /// Puts the messages into the mailbox. They may have taken their time, and the rights are those
     /// of now.
-    async fn store(self, holding: &Holding, mailbox: MailboxId) -> Result<Vec<Delivered>, Failure> {
+    async fn store(
+        self,
+        holding: &Holding,
+        mailbox: MailboxId,
+        replaced: Option<Replaced>,
+    ) -> Result<Stored, Failure> {
         let rights = holding.get(mailbox).map(|(_, rights)| rights);
         permitted(rights, Rights::of(&[Right::Insert]), try_create)?;
         let may_set = holding.shared_flags(mailbox, rights.unwrap_or_default());
@@ -168,14 +192,53 @@ impl Batch {
             let stored = stored.map_err(failed)?;
             let (account, uid_validity) = (account.id(), stored.uid_validity);
             let delivered = |&(_, uid)| Delivered { account, mailbox, uid_validity, uid };
-            return Ok(stored.uids.iter().map(delivered).collect());
+            let delivered = stored.uids.iter().map(delivered).collect();
+            return Ok(Stored { delivered, replaced: false });
         }
         let only = first.zip(attributes.into_iter().next());
         let (body, with) = only.ok_or_else(unreachable_now)?;
+        let partition_of = |account| holding.shard.partition_of(account);
+        if let Some(replaced) = replaced
+            && partition_of(replaced.account) == partition_of(account.id())
+        {
+            return replace((holding, mailbox), (body, with), replaced).await;
+        }
         let Attributes { flags, keywords, internal_date } = with.within(may_set);
         let stored = account.append(mailbox, body, flags, &keywords, internal_date).await;
-        Ok(vec![stored.map_err(failed)?])
+        Ok(Stored { delivered: vec![stored.map_err(failed)?], replaced: false })
     }
+}
+
+/// Puts a message into a mailbox in place of another one of the same partition, with one entry.
+async fn replace(
+    (holding, mailbox): (&Holding, MailboxId),
+    (body, with): (StagedBody, Attributes),
+    replaced: Replaced,
+) -> Result<Stored, Failure> {
+    let Holding { shard, account, user, .. } = holding;
+    let source = match replaced.account == account.id() {
+        true => holding.clone(),
+        false => Holding::open(shard, replaced.account, user.clone()).await?,
+    };
+    let Replaced { mailbox: from, uid, .. } = replaced;
+    let replacing = Replacing { account: &source.account, mailbox: from, uid };
+    let mut may = || {
+        let (there, here) = (source.rights(from), holding.rights(mailbox));
+        let may = Rights::of(&REPLACED_RIGHTS).without(there).is_empty();
+        match may && here.contain(Right::Insert) {
+            true => Ok(holding.shared_flags(mailbox, here)),
+            false => Err(StoreError::NotPermitted(NOT_ALLOWED)),
+        }
+    };
+    let Attributes { flags, keywords, internal_date } = with;
+    let with = (flags, keywords, internal_date);
+    let stored = account.append_replacing(mailbox, body, with, replacing, &mut may).await;
+    let stored = stored.map_err(|error| match error {
+        StoreError::NotPermitted(NOT_ALLOWED) => not_allowed(),
+        error => Failure::with_try_create(error),
+    })?;
+    let gone = || Failure::no(Code::ExpungeIssued, "The message was expunged");
+    Ok(Stored { delivered: vec![stored.ok_or_else(gone)?], replaced: true })
 }
 
 /// The flags of several messages, which have their numbers for UIDs.
@@ -309,16 +372,17 @@ impl Staging {
         self,
         home: &Home,
         mailbox: MailboxId,
-    ) -> Result<Vec<Delivered>, Failure> {
+        replaced: Option<Replaced>,
+    ) -> Result<Stored, Failure> {
         match (self, home) {
             (Staging::Here(batch), Home::Here(holding)) => {
-                batch.store(&holding.again(), mailbox).await
+                batch.store(&holding.again(), mailbox, replaced).await
             }
             (Staging::There(sending), Home::There(distant)) => {
-                sending.send(Piece::Store).await?;
-                let (delivered, news) = sending.answer().await?;
+                sending.send(Piece::Store(replaced)).await?;
+                let (stored, news) = sending.answer().await?;
                 distant.shard.leases.advance(distant.account, mailbox, news);
-                Ok(delivered)
+                Ok(stored)
             }
             _ => Err(unreachable_now()),
         }
@@ -397,10 +461,10 @@ async fn receive(
             }
             Some(Piece::End { summary, with }) => batch.end(summary, with).await?,
             Some(Piece::Next) => batch.next().await?,
-            Some(Piece::Store) => {
+            Some(Piece::Store(replaced)) => {
                 let holding = Holding::open(&shard, account, user).await?;
-                let delivered = batch.store(&holding, mailbox).await?;
-                return Ok((delivered, News::of(&holding.account, mailbox)));
+                let stored = batch.store(&holding, mailbox, replaced).await?;
+                return Ok((stored, News::of(&holding.account, mailbox)));
             }
             // The session has gone; what it sent is garbage in the log.
             None => return Err(unreachable_now()),

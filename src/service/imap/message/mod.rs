@@ -6,6 +6,7 @@ mod copy;
 mod expunge;
 mod fetch;
 mod reader;
+mod replace;
 mod search;
 mod search_key;
 mod store;
