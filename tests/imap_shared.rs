@@ -464,6 +464,42 @@ fn messages_of_others_are_replaced() {
     });
 }
 
+/// RFC 4469: parts of messages of another user are taken as far as they may be read, and nothing
+/// tells what else is there.
+#[test]
+fn messages_of_others_are_catenated() {
+    each(|case| {
+        case.grant("box", "lr");
+        let owner = case.owner_name;
+        let url = |name: &str, uid: u32, rest: &str| {
+            format!("URL \"/Other%20Users/{owner}%40demo.test/{name}/;UID={uid}{rest}\"")
+        };
+        let (header, text) = (url("box", 1, "/;SECTION=HEADER"), url("box", 2, "/;SECTION=TEXT"));
+        done(&mut case.user, &format!("APPEND INBOX CATENATE ({header} {text})"));
+        done(&mut case.user, "SELECT INBOX");
+        let told = done(&mut case.user, "FETCH 1 BODY[]");
+        assert!(told.contains("Subject: box 1\r\n\r\nbody of box\r\n"), "{told}");
+        let mut refused = |url: &str| {
+            let told = answer(&mut case.user, &format!("APPEND INBOX CATENATE ({url})"));
+            let (_, text) = told.split_once("\"] ").unwrap_or_else(|| panic!("{told}"));
+            assert!(told.contains("t NO [BADURL "), "{told}");
+            text.to_owned()
+        };
+        let texts = [
+            refused(&url("box", 3, "")),
+            refused(&url("secret", 1, "")),
+            refused(&url("secret", 9, "")),
+            refused(&url("nothing", 1, "")),
+        ];
+        assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+        done(&mut case.owner, &format!("DELETEACL box {}@demo.test", case.user_name));
+        case.world.settle();
+        refused(&header);
+        let told = done(&mut case.user, "STATUS INBOX (MESSAGES)");
+        assert!(told.contains("MESSAGES 1"), "{told}");
+    });
+}
+
 #[test]
 fn a_session_that_idles_hears_of_changes_and_of_lost_rights() {
     each(|case| {

@@ -219,6 +219,24 @@ fn a_large_part_is_decoded_in_pieces() {
     assert!(octets.windows(expected.len()).any(|it| it == expected), "{told}");
 }
 
+/// RFC 4469 4.3: what is named a hundred times is refused before it is read as often.
+#[test]
+fn a_bomb_of_urls_is_refused_by_its_size() {
+    let kit = Kit::new();
+    let mut options = world::options(true);
+    options.imap.limits.message = 1_000_000;
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+    let mut client = log_in(&world);
+    append(&mut client, &"x".repeat(600_000));
+    let urls = |count| vec!["URL \"/INBOX/;UID=1\""; count].join(" ");
+    client.say(format!("b APPEND INBOX CATENATE ({})\r\n", urls(100)));
+    let told = client.read_to("b ");
+    assert!(told.contains("b NO [TOOBIG]"), "{told}");
+    client.say(format!("c APPEND INBOX CATENATE ({})\r\n", urls(1)));
+    client.read_to("c OK");
+    assert_eq!(world.uids(), [1, 2]);
+}
+
 /// RFC 3502 6.3.11: as many and as much as is configured, and never some of them.
 #[test]
 fn one_append_has_limits() {

@@ -189,7 +189,9 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("folder", &["reply", "accounts", "selected", "state", "namespace"]),
     ("sync", &["reply", "accounts", "selected", "state", "folder"]),
     ("resync", &["reply", "selected", "state", "folder"]),
-    ("upload", &["reply", "accounts", "state", "folder"]),
+    ("reader", &["reply", "accounts"]),
+    ("quoted", &["reply", "accounts", "selected", "state", "folder", "reader"]),
+    ("upload", &["reply", "accounts", "state", "folder", "quoted"]),
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "namespace", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),
@@ -212,8 +214,8 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     (
         "message",
         &[
-            "reply", "accounts", "selected", "state", "sync", "resync", "folder", "upload",
-            "handler",
+            "reply", "accounts", "selected", "state", "sync", "resync", "folder", "reader",
+            "upload", "handler",
         ],
     ),
     ("conversation", &["handover", "reply", "state", "handler"]),

@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringmail::protocol::imap::{
-    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet, UploadPart,
-    UploadPlace, message::copy::Move, parse,
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, MessageUrl, SequenceSet,
+    UploadPart, UploadPlace, message::copy::Move, parse,
 };
 
 const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000, unasked: u64::MAX };
@@ -65,7 +65,10 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
 /// Parses, and uses the values as a service would.
 fn look_at(frame: &[u8], in_command: bool) {
     if in_command {
-        let _ = UploadPart::parse_rest(UploadPlace::Message, frame);
+        for place in [UploadPlace::Message, UploadPlace::Catenate] {
+            let _ = UploadPart::parse_rest(place, frame);
+        }
+        let _ = MessageUrl::parse(frame);
         return;
     }
     let Ok(command) = parse(frame) else { return };

@@ -224,6 +224,7 @@ mod tests {
             "BINARY",
             "MULTIAPPEND",
             "REPLACE",
+            "CATENATE",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

@@ -31,6 +31,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod url;
 mod vanished;
 mod write;
 
@@ -52,4 +53,5 @@ pub use structure::WrittenParts;
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};
 pub use upload::{UploadPart, UploadPlace, UploadStep};
+pub use url::MessageUrl;
 pub use vanished::Vanished;

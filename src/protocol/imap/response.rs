@@ -57,6 +57,8 @@ pub enum Code {
     /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
     CopyUid(UidValidity, Vec<(Uid, Uid)>),
     AlreadyExists,
+    /// The URL (RFC 4469 4.3).
+    BadUrl(String),
     NonExistent,
     AuthenticationFailed,
     Cannot,
@@ -112,6 +114,12 @@ impl Code {
             Code::MailboxId(id) => {
                 out.extend_from_slice(b"MAILBOXID ");
                 return id.push(out);
+            }
+            Code::BadUrl(ref url) => {
+                out.extend_from_slice(b"BADURL \"");
+                let safe = |octet: u8| !matches!(octet, b'"' | b'\\' | b']');
+                out.extend(url.bytes().filter(|octet| safe(*octet) && !octet.is_ascii_control()));
+                return out.push(b'"');
             }
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
@@ -660,6 +668,7 @@ mod tests {
                 "COPYUID 38505 304,319:320 3956:3958",
             ),
             (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
+            (Code::BadUrl("/INBOX/;UID=1\r\n]\"".to_owned()), "BADURL \"/INBOX/;UID=1\""),
             (Code::UseAttr, "USEATTR"),
         ];
         for (code, expected) in cases {

@@ -68,6 +68,7 @@ capabilities! {
     Binary           "BINARY"             Always; // RFC 3516
     MultiAppend      "MULTIAPPEND"        Always; // RFC 3502
     Replace          "REPLACE"            Always; // RFC 8508
+    Catenate         "CATENATE"           Always; // RFC 4469
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -1,16 +1,16 @@
-//! Messages as APPEND and REPLACE carry them (RFC 3501 6.3.11, RFC 3502).
+//! Messages as APPEND and REPLACE carry them (RFC 3501 6.3.11, RFC 3502, RFC 4469).
 //!
 //! A command comes in parts, since its messages are streamed ([`super::Frame::Part`]). Each part
 //! says what is to be done, as [`UploadStep`]s in order, and where the next part goes on.
 
 use super::{
-    cursor::{Cursor, Parsed},
+    cursor::{Cursor, Parsed, Text},
     flag_list::FlagList,
 };
 use crate::model::Timestamp;
 
-/// `append-message = [SP flag-list] [SP date-time] SP (literal / literal8)`, any number of them, as
-/// far as a part of the command has them.
+/// `append-message = [SP flag-list] [SP date-time] SP (literal / literal8 / "CATENATE" SP "("
+/// cat-part *(SP cat-part) ")")`, any number of them, as far as a part of the command has them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UploadPart<'a> {
     pub steps: Vec<UploadStep<'a>>,
@@ -24,6 +24,8 @@ pub enum UploadStep<'a> {
     Begin { flags: FlagList<'a>, internal_date: Option<Timestamp> },
     /// Octets of the message: the literal that the part ends with.
     Literal,
+    /// Octets of the message: what the URL names.
+    Url(Text<'a>),
     /// The message is complete.
     End,
 }
@@ -33,6 +35,8 @@ pub enum UploadStep<'a> {
 pub enum UploadPlace {
     /// After the literal that is the message.
     Message,
+    /// After a literal in CATENATE.
+    Catenate,
     /// At its end.
     End,
 }
@@ -60,6 +64,7 @@ impl<'a> UploadPart<'a> {
         match self.place {
             UploadPlace::End => Ok(()),
             UploadPlace::Message => self.end_message(cursor),
+            UploadPlace::Catenate => self.catenate(cursor),
         }
     }
 
@@ -81,22 +86,102 @@ impl<'a> UploadPart<'a> {
             cursor.space()?;
         }
         self.steps.push(UploadStep::Begin { flags, internal_date });
+        if cursor.eat_all(b"CATENATE") {
+            cursor.space()?;
+            cursor.expect(b'(', "CATENATE takes a list")?;
+            cursor.spaces();
+            return match self.cat_part(cursor)? {
+                UploadPlace::Catenate => Ok(()),
+                _ => self.catenate(cursor),
+            };
+        }
         cursor.literal_header().map_err(|_| "a message is taken as a literal")?;
         self.steps.push(UploadStep::Literal);
         self.place = UploadPlace::Message;
         Ok(())
     }
+
+    /// What follows a `cat-part`.
+    fn catenate(&mut self, cursor: &mut Cursor<'a>) -> Parsed<()> {
+        loop {
+            let parted = cursor.spaces();
+            if cursor.eat(b')') {
+                return self.end_message(cursor);
+            }
+            if !parted {
+                return Err("a closing parenthesis is missing");
+            }
+            if self.cat_part(cursor)? == UploadPlace::Catenate {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `cat-part = "URL" SP astring / "TEXT" SP literal`. With a literal the part of the command
+    /// ends.
+    fn cat_part(&mut self, cursor: &mut Cursor<'a>) -> Parsed<UploadPlace> {
+        if cursor.eat_all(b"URL ") {
+            cursor.spaces();
+            self.steps.push(UploadStep::Url(cursor.astring()?));
+        } else if cursor.eat_all(b"TEXT ") {
+            cursor.spaces();
+            cursor.literal_header()?;
+            self.steps.push(UploadStep::Literal);
+            self.place = UploadPlace::Catenate;
+            return Ok(UploadPlace::Catenate);
+        } else {
+            return Err("CATENATE takes URL and TEXT");
+        }
+        Ok(UploadPlace::End)
+    }
 }
 
-/// Whether a literal of the messages is streamed. `first`: `before` begins with the mailbox name.
+/// Whether a literal of the messages is streamed: all but those that are the mailbox name or an
+/// URL. `first`: `before` begins with the mailbox name.
 pub(super) fn streams(first: bool, before: &[u8]) -> bool {
-    !first || !before.is_empty()
+    let mut cursor = Cursor::new(before);
+    if first {
+        if before.is_empty() {
+            return false;
+        }
+        if cursor.mailbox().is_err() {
+            return true;
+        }
+    }
+    let before = cursor.rest();
+    let end = before.iter().rposition(|&octet| octet != b' ').map_or(0, |last| last + 1);
+    let (word, spaces) = before.split_at(end);
+    let is_url = word.len() > 3
+        && !spaces.is_empty()
+        && word[word.len() - 3..].eq_ignore_ascii_case(b"URL")
+        && matches!(word[word.len() - 4], b' ' | b'(');
+    !is_url
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Flags;
+
+    #[test]
+    fn literals_that_are_streamed() {
+        const CASES: &[(bool, &str, bool)] = &[
+            (true, "", false),
+            (true, "x ", true),
+            (true, "URL ", true),
+            (true, "\"a URL\" ", true),
+            (true, "{5}\r\na URL ", true),
+            (true, "x CATENATE (URL ", false),
+            (true, "x CATENATE (URL /a url  ", false),
+            (true, "x CATENATE (URL /a TEXT ", true),
+            (false, " URL ", false),
+            (false, " URL {2}\r\n/a TEXT ", true),
+            (false, " (\\Seen) ", true),
+        ];
+        for &(first, before, expected) in CASES {
+            assert_eq!(streams(first, before.as_bytes()), expected, "{before:?}");
+        }
+    }
 
     #[test]
     fn parts_after_a_message() {
@@ -114,6 +199,25 @@ mod tests {
         for (part, steps, place) in cases {
             let expected = Ok(UploadPart { steps, place });
             assert_eq!(UploadPart::parse_rest(UploadPlace::Message, part), expected);
+        }
+        let url = |url: &'static [u8]| UploadStep::Url(url.into());
+        let cases: [(&[u8], Vec<UploadStep<'_>>, UploadPlace); 4] = [
+            (b")\r\n", vec![End], UploadPlace::End),
+            (b" URL /a URL {2}\r\n/b)\r\n", vec![url(b"/a"), url(b"/b"), End], UploadPlace::End),
+            (b" url \"/a\" TEXT {3}\r\n", vec![url(b"/a"), Literal], UploadPlace::Catenate),
+            (
+                b" ) CATENATE ( URL /a TEXT {3+}\r\n",
+                vec![End, begin(Flags::default()), url(b"/a"), Literal],
+                UploadPlace::Catenate,
+            ),
+        ];
+        for (part, steps, place) in cases {
+            let expected = Ok(UploadPart { steps, place });
+            assert_eq!(UploadPart::parse_rest(UploadPlace::Catenate, part), expected);
+        }
+        for part in [&b"\r\n"[..], b" \r\n", b"URL /a)\r\n", b" TEXT x)\r\n", b" URL /a\r\n"] {
+            let refused = UploadPart::parse_rest(UploadPlace::Catenate, part);
+            assert!(refused.is_err(), "{}", part.escape_ascii());
         }
         for part in [&b"\n"[..], b"", b"x\r\n", b"{3}\r\n", b" (\\Seen)\r\n", b" {3} x\r\n"] {
             let refused = UploadPart::parse_rest(UploadPlace::Message, part);

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     model::{
         FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
+        UidValidity,
     },
     protocol::imap::{self, Code, MailboxName, NameForm, ObjectId, SEPARATOR, Status},
     service::{access::Edit, transfer::Way},
@@ -59,6 +60,15 @@ pub(super) async fn resolve_for_any(
     // A name that cannot be decoded names no mailbox.
     let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
     find(&namespace, &name, any_of, false).await
+}
+
+/// The mailbox of this name in UTF-8, for a command that needs `right` on it.
+pub(super) async fn resolve_utf8(
+    session: &Session,
+    name: &str,
+    right: Right,
+) -> Result<Folder, Failure> {
+    find(&Namespace::of(session)?, name, Rights::of(&[right]), no_such_mailbox).await
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
@@ -154,6 +164,10 @@ impl Folder {
     /// In UTF-8, as the client knows it.
     pub(super) fn name(&self) -> String {
         format!("{}{}", self.reach.prefix, self.info.name)
+    }
+
+    pub(super) fn uid_validity(&self) -> UidValidity {
+        self.info.uid_validity
     }
 
     /// What the session's user may do with it.

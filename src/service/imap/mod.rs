@@ -9,11 +9,13 @@
 //! session/  authentication/  mailbox/  access/  message/   the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
+//! quoted         octets of messages that an URL names
 //! upload         messages of a command, from the client into the store
 //! folder         mailbox names -> mailboxes
 //! namespace      the names that a session can use, and whose they are
 //! literal        message literals as they arrive
 //! state          the session that handlers borrow
+//! reader         one stored message, in pieces
 //! selected       the selected mailbox as the client knows it
 //! accounts/      accounts of this and other shards, as one user may use them
 //! reply          how a command ends; StoreError -> response code
@@ -37,6 +39,8 @@ mod mailbox;
 mod message;
 mod namespace;
 mod options;
+mod quoted;
+mod reader;
 mod reply;
 mod resync;
 mod seats;

@@ -8,6 +8,7 @@
 use super::{
     accounts::{Attributes, Staging},
     folder::Folder,
+    quoted::Quoted,
     reply::Failure,
     state::Session,
 };
@@ -158,6 +159,7 @@ impl Upload {
                         .await?;
                 }
                 UploadStep::Literal => self.literal(session).await?,
+                UploadStep::Url(url) => self.quote(session, url).await?,
                 UploadStep::End => self.end().await?,
             }
         }
@@ -223,6 +225,19 @@ impl Upload {
                 return Err(failure);
             }
         }
+        Ok(())
+    }
+
+    /// Copies what an URL names.
+    async fn quote(&mut self, session: &Session, url: &[u8]) -> Result<(), Failure> {
+        let mut quoted = Quoted::find(session, url).await?;
+        self.check_size(session, quoted.size())?;
+        while quoted.size() > 0 {
+            let piece = quoted.next().await?;
+            self.push(&piece).await?;
+            session.channel.shard.executor.yield_now().await;
+        }
+        self.pace = session.literal_pace();
         Ok(())
     }
 

@@ -296,10 +296,15 @@ fn part_numbers(cursor: &mut Cursor<'_>, path: &mut PartPath) -> Parsed<bool> {
 }
 
 fn section<'a>(cursor: &mut Cursor<'a>) -> Parsed<Section<'a>> {
-    let mut section = Section::default();
-    if cursor.peek() == Some(b']') {
-        return Ok(section);
+    match cursor.peek() {
+        Some(b']') => Ok(Section::default()),
+        _ => parse_section(cursor),
     }
+}
+
+/// `section-spec`
+pub(in crate::protocol::imap) fn parse_section<'a>(cursor: &mut Cursor<'a>) -> Parsed<Section<'a>> {
+    let mut section = Section::default();
     if !part_numbers(cursor, &mut section.path)? {
         return Ok(section);
     }

@@ -25,9 +25,9 @@ use crate::{
     protocol::{
         imap::{
             FetchResponse, Naming, ObjectId, WrittenParts,
-            message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
+            message::fetch::{Fetch, FetchItem, Partial, Section},
         },
-        mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
+        mime::{EnvelopeCard, Summary, card},
     },
     store::{FlagChange, Message},
 };
@@ -312,23 +312,11 @@ impl Answer<'_> {
         partial: Option<Partial>,
     ) -> Result<(), Failure> {
         let origin = partial.map(|partial| partial.offset);
-        let Some(range) = self.locate(section).await? else {
+        let Some(range) = self.reader.locate(section).await? else {
             response.section(session.channel.connection.output(), section, origin, None);
             return Ok(());
         };
-        let filter = match &section.part {
-            SectionPart::HeaderFields(names) => Some((HeaderFilter::Only, names)),
-            SectionPart::HeaderFieldsNot(names) => Some((HeaderFilter::Except, names)),
-            _ => None,
-        };
-        if let Some((filter, names)) = filter {
-            let size = range.end - range.start;
-            let mut header = self.reader.header(range).await?;
-            // A header cut at the limit lacks its last CRLF and the blank line.
-            if (header.len() as u64) < size {
-                header.extend_from_slice(b"\r\n\r\n");
-            }
-            let fields = filter_header(&header, filter, names);
+        if let Some(fields) = self.reader.fields(section, range.clone()).await? {
             session.channel.shard.executor.yield_now().await;
             let cut = clip(0..fields.len() as u64, partial);
             let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
@@ -359,22 +347,6 @@ impl Answer<'_> {
         let announced = (measured.size, measured.has_nul);
         response.binary_literal(session.channel.connection.output(), path, origin, announced);
         part.stream(session, &self.reader, &measured).await
-    }
-
-    /// The range of the section in the message (before header fields are selected).
-    async fn locate(&mut self, section: &Section<'_>) -> Result<Option<Range<u64>>, Failure> {
-        let what = match section.part {
-            SectionPart::Full if section.path.is_empty() => {
-                return Ok(Some(0..self.message.body.size));
-            }
-            SectionPart::Full => SectionText::Full,
-            SectionPart::Header
-            | SectionPart::HeaderFields(_)
-            | SectionPart::HeaderFieldsNot(_) => SectionText::Header,
-            SectionPart::Text => SectionText::Text,
-            SectionPart::Mime => SectionText::Mime,
-        };
-        Ok(self.reader.summary().await?.section(&section.path, what))
     }
 
     /// Streams a literal from the log. The first piece is read before the literal is announced:

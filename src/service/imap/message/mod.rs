@@ -5,9 +5,10 @@ mod binary;
 mod copy;
 mod expunge;
 mod fetch;
-mod reader;
 mod replace;
 mod search;
 mod search_key;
 mod store;
 mod uid_batches;
+
+use super::reader;

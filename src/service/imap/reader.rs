@@ -1,16 +1,19 @@
 //! Reads one stored message: its summary at most once, its octets in pieces.
 //!
-//! Used by FETCH and SEARCH. Holds no body bytes.
+//! Used by FETCH, SEARCH and CATENATE. Holds no body bytes.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::super::{accounts::Reading, reply::Failure};
+use super::{accounts::Reading, reply::Failure};
 use crate::{
     protocol::{
-        imap::Code,
-        mime::{Summarizer, Summary, card},
+        imap::{
+            Code,
+            message::fetch::{Section, SectionPart},
+        },
+        mime::{HeaderFilter, SectionText, Summarizer, Summary, card, filter_header},
     },
     store::{BODY_CHUNK, Message},
 };
@@ -68,6 +71,47 @@ impl<'a> MessageReader<'a> {
             rest.start += piece.len() as u64;
         }
         Ok(header)
+    }
+
+    /// The range of a section in the message, before header fields are selected; `None` if there is
+    /// no such part.
+    pub(crate) async fn locate(
+        &mut self,
+        section: &Section<'_>,
+    ) -> Result<Option<Range<u64>>, Failure> {
+        let what = match section.part {
+            SectionPart::Full if section.path.is_empty() => {
+                return Ok(Some(0..self.message.body.size));
+            }
+            SectionPart::Full => SectionText::Full,
+            SectionPart::Header
+            | SectionPart::HeaderFields(_)
+            | SectionPart::HeaderFieldsNot(_) => SectionText::Header,
+            SectionPart::Text => SectionText::Text,
+            SectionPart::Mime => SectionText::Mime,
+        };
+        Ok(self.summary().await?.section(&section.path, what))
+    }
+
+    /// The fields that a section selects of the header in `range`; `None` if it selects none by
+    /// their names.
+    pub(crate) async fn fields(
+        &self,
+        section: &Section<'_>,
+        range: Range<u64>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let (filter, names) = match &section.part {
+            SectionPart::HeaderFields(names) => (HeaderFilter::Only, names),
+            SectionPart::HeaderFieldsNot(names) => (HeaderFilter::Except, names),
+            _ => return Ok(None),
+        };
+        let size = range.end.saturating_sub(range.start);
+        let mut header = self.header(range).await?;
+        // A header cut at the limit lacks its last CRLF and the blank line.
+        if (header.len() as u64) < size {
+            header.extend_from_slice(b"\r\n\r\n");
+        }
+        Ok(Some(filter_header(&header, filter, names)))
     }
 
     async fn summarize(&self) -> Result<Summary, Failure> {
