@@ -219,6 +219,94 @@ fn a_large_part_is_decoded_in_pieces() {
     assert!(octets.windows(expected.len()).any(|it| it == expected), "{told}");
 }
 
+/// The tags of the tagged responses, with what they say.
+fn answers(told: &str) -> Vec<(&str, &str)> {
+    let lines = told.lines().filter(|line| !line.starts_with(['*', '+']));
+    lines.map(|line| line.split_once(' ').expect(line)).collect()
+}
+
+/// Changes that follow each other share syncs, and each is answered in its turn.
+#[test]
+fn pipelined_changes_share_syncs() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = log_in(&world);
+    append(&mut client, "first");
+    client.say("b SELECT INBOX\r\n");
+    client.read_to("b OK");
+    let before = world.device.operations().1;
+    let mut commands = String::new();
+    for number in 0..20 {
+        commands += &format!("a{number} APPEND INBOX {{4+}}\r\nm{number:03}\r\n");
+        commands += &format!("s{number} STORE 1 +FLAGS (k{number})\r\n");
+        if number == 10 {
+            commands += "n APPEND nowhere {9+}\r\nx LOGOUT\n\r\n";
+            commands += "o STORE x\r\n";
+        }
+    }
+    client.say(commands + "z UID SEARCH ALL\r\n");
+    let told = client.read_to("z OK");
+    let mut expected: Vec<(String, &str)> = Vec::new();
+    for number in 0..20 {
+        expected.push((format!("a{number}"), "OK [APPENDUID"));
+        expected.push((format!("s{number}"), "OK "));
+        if number == 10 {
+            expected.push(("n".to_owned(), "NO [TRYCREATE]"));
+            expected.push(("o".to_owned(), "BAD "));
+        }
+    }
+    expected.push(("z".to_owned(), "OK "));
+    let found = answers(&told);
+    assert_eq!(found.len(), expected.len(), "{told}");
+    for ((tag, text), (expected_tag, start)) in found.iter().zip(&expected) {
+        assert_eq!(tag, expected_tag, "{told}");
+        assert!(text.starts_with(start), "{tag} {text}");
+    }
+    // Each in its place, and the search sees all of them.
+    let uids: Vec<String> = (1..=21).map(|uid| uid.to_string()).collect();
+    assert!(told.contains(&format!("* SEARCH {}\r\n", uids.join(" "))), "{told}");
+    let syncs = world.device.operations().1 - before;
+    assert!(syncs < 15, "{syncs} syncs for 40 changes");
+}
+
+/// What comes slowly does not hold back the answers to what came before.
+#[test]
+fn open_changes_are_answered_while_a_message_arrives() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = log_in(&world);
+    for (size, sent) in [(5, "ab"), (100_000, "ab"), (5, "abcde")] {
+        client.say(format!("a APPEND INBOX {{3+}}\r\none\r\nb APPEND INBOX {{{size}+}}\r\n{sent}"));
+        client.read_to("a OK");
+        client.say(format!("{}\r\n", "x".repeat(size - sent.len())));
+        client.read_to("b OK");
+    }
+    assert_eq!(world.uids(), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Of changes that a failed sync took along, none is said to be done, and none is there.
+#[test]
+fn pipelined_changes_that_are_not_durable_are_refused() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = log_in(&world);
+    append(&mut client, "kept");
+    let (_, syncs) = world.device.operations();
+    world.device.inject(Faults { failed_syncs: vec![syncs], ..Faults::default() });
+    let appends = (0..5).map(|number| format!("a{number} APPEND INBOX {{1+}}\r\nx\r\n"));
+    client.say(appends.collect::<String>());
+    let mut told = client.read_to("a0 ");
+    if !told.contains("a4 ") {
+        told += &client.read_to("a4 ");
+    }
+    let found = answers(&told);
+    let tags: Vec<&str> = found.iter().map(|(tag, _)| *tag).collect();
+    assert_eq!(tags, ["a0", "a1", "a2", "a3", "a4"], "{told}");
+    assert!(found.iter().all(|(_, text)| text.starts_with("NO [UNAVAILABLE]")), "{told}");
+    world.sleep(60);
+    assert_eq!(world.uids(), [1], "{told}");
+}
+
 /// RFC 4469 4.3: what is named a hundred times is refused before it is read as often.
 #[test]
 fn a_bomb_of_urls_is_refused_by_its_size() {

@@ -192,6 +192,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("reader", &["reply", "accounts"]),
     ("quoted", &["reply", "accounts", "selected", "state", "folder", "reader"]),
     ("upload", &["reply", "accounts", "state", "folder", "quoted"]),
+    ("pipeline", &["state"]),
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "namespace", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),
@@ -218,7 +219,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
             "upload", "handler",
         ],
     ),
-    ("conversation", &["handover", "reply", "state", "handler"]),
+    ("conversation", &["handover", "reply", "state", "pipeline", "handler"]),
 ];
 
 /// `partition` knows all of them.

@@ -62,6 +62,7 @@ pub use self::{
     handle::replacing::Replacing,
     handle::seen::SeenIn,
     handle::shipment::{Manifest, Shipment, Ticket},
+    handle::unsettled::Unsettled,
     handle::view::{AccountWatch, MailboxView},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},

@@ -10,6 +10,7 @@ use std::{rc::Rc, time::Duration};
 use super::{
     handler::Handler,
     handover::{ImapHandover, Outcome},
+    pipeline::{Open, Pipeline, has_whole},
     reply::{Done, Failure, Leave, Reply},
     state::Session,
 };
@@ -37,6 +38,7 @@ struct Conversation {
     bad_commands: u32,
     /// A log-in on another shard, to be answered here first.
     arrived: Option<Box<ImapHandover>>,
+    pipeline: Pipeline,
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
@@ -78,8 +80,29 @@ impl Dialogue for Conversation {
             Box::pin(self.answer_log_in(&handover)).await?;
             return Ok(Step::Done);
         }
-        match self.session.framer.next(self.session.channel.connection.input()) {
+        while let Some(open) = self.pipeline.pop_settled().await {
+            self.settle(open).await?;
+        }
+        let before = self.session.framer.clone();
+        let input = self.session.channel.connection.input();
+        let frame = self.session.framer.next(input);
+        if let Frame::Part { size, literal } = frame
+            && self.pipeline.awaits(literal.size, input.len() - size)
+        {
+            self.session.framer = before;
+            return Ok(Step::Incomplete);
+        }
+        let is_whole = match frame {
             Frame::More => return Ok(Step::Incomplete),
+            Frame::Command { .. } => true,
+            Frame::Part { size, literal } => has_whole(literal.size, input.len() - size),
+            _ => false,
+        };
+        if !is_whole {
+            self.settle_all().await?;
+        }
+        match frame {
+            Frame::More => {}
             Frame::Continue => self.session.writer().continuation("OK"),
             Frame::Command { size } => {
                 let bytes = self.session.take_input(size);
@@ -105,6 +128,21 @@ impl Dialogue for Conversation {
         Ok(Step::Done)
     }
 
+    /// With open changes also until the first of them is settled. Their answers are written even
+    /// if the client sends nothing more.
+    async fn listen(&mut self) -> Result<(), ConnectionError> {
+        let channel = &mut self.session.channel;
+        if self.pipeline.is_empty() {
+            return channel.listen().await;
+        }
+        let listened = channel.listen_or(self.pipeline.first_settled()).await;
+        if listened.is_err() {
+            // A reason to end the session is there already.
+            let _ = self.settle_all().await;
+        }
+        listened
+    }
+
     fn end(&mut self, error: Option<&ConnectionError>) {
         self.session.let_go();
         if let Some(error) = error {
@@ -122,7 +160,8 @@ impl Conversation {
     /// connection.
     fn new(connection: Connection, shard: Rc<Shard>) -> Box<Conversation> {
         let session = Session::new(connection, shard);
-        Box::new(Conversation { session, bad_commands: 0, arrived: None })
+        let pipeline = Pipeline::default();
+        Box::new(Conversation { session, bad_commands: 0, arrived: None, pipeline })
     }
 
     /// Opens the account that the client logged in to on another shard.
@@ -134,6 +173,7 @@ impl Conversation {
     /// Runs a command, or the first part of one, unless its literals may not be sent like this.
     async fn received(&mut self, bytes: &[u8]) -> Result<(), End> {
         if self.session.framer.take_excess() {
+            self.settle_all().await?;
             self.answer(tag_of(bytes).unwrap_or("*"), Err(Failure::literal_not_awaited()))?;
             return self.count_bad_command();
         }
@@ -147,6 +187,28 @@ impl Conversation {
         // A refused message may have taken longer than the idle timeout.
         self.session.restart_deadline();
         Ok(())
+    }
+
+    /// Answers all commands that were decided, once they are durable.
+    async fn settle_all(&mut self) -> Result<(), End> {
+        while let Some(open) = self.pipeline.pop() {
+            self.settle(open).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, open: Open) -> Result<(), End> {
+        let Open { tag, updates, later } = open;
+        let mut reply = match later.unsettled.settled().await {
+            Ok(()) => (later.finish)(&mut self.session).await,
+            Err(error) => Err(error.into()),
+        };
+        if !matches!(reply, Err(Failure::Leave(_)))
+            && let Err(failure) = self.session.tell_changes(updates).await
+        {
+            reply = Err(failure);
+        }
+        self.answer(&tag, reply)
     }
 
     /// Writes BYE if the reason has one, and ends the session.
@@ -164,6 +226,7 @@ impl Conversation {
         let command = match parse(bytes) {
             Ok(command) => command,
             Err(error) => {
+                self.settle_all().await?;
                 self.session.writer().tagged(
                     error.tag.unwrap_or("*"),
                     Status::Bad,
@@ -174,6 +237,9 @@ impl Conversation {
                 return self.count_bad_command();
             }
         };
+        if !self.pipeline.takes(&command.body) {
+            self.settle_all().await?;
+        }
         let row = command.body.row();
         let state = self.session.state();
         let reply = if !self.session.imap().capabilities.contains(row.needs) {
@@ -183,7 +249,7 @@ impl Conversation {
         } else if self.session.uid_only() && command.body.uses_numbers() {
             Err(Failure::UidRequired)
         } else {
-            self.execute(&command).await
+            self.execute(&command).await?
         };
         // The duration of IDLE says nothing about the server.
         let elapsed = match row.kind {
@@ -196,26 +262,42 @@ impl Conversation {
             self.bad_commands = 0;
         }
         match reply {
+            Ok(Done::Later) => {
+                let (tag, updates) = (command.tag.to_owned(), command.body.updates());
+                let later = self.session.later.take();
+                self.pipeline.push(later.map(|later| Open { tag, updates, later }));
+            }
             Ok(Done::HandOver(handover)) => return Err(End::HandOver(handover)),
             Ok(Done::LogOut) => {
                 self.session.writer().tagged(command.tag, Status::Ok, None, "Logged out");
                 return Err(End::Closed);
             }
-            reply => self.answer(command.tag, reply)?,
+            reply => {
+                self.settle_all().await?;
+                self.answer(command.tag, reply)?;
+            }
         }
         self.session.restart_deadline();
         if bad { self.count_bad_command() } else { Ok(()) }
     }
 
-    /// Runs the handler, then writes the mailbox updates that precede its reply.
-    async fn execute(&mut self, command: &Command<'_>) -> Reply {
-        self.session.check_account()?;
+    /// Runs the handler, then writes the mailbox updates that precede its reply, unless that waits
+    /// for the disk.
+    async fn execute(&mut self, command: &Command<'_>) -> Result<Reply, End> {
+        if let Err(failure) = self.session.check_account() {
+            return Ok(Err(failure));
+        }
         let reply = run_handler(&mut self.session, command).await;
+        if matches!(reply, Ok(Done::Later)) {
+            return Ok(reply);
+        }
+        self.settle_all().await?;
         let updates = command.body.updates();
         if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {
-            self.session.tell_changes(updates).await?;
+            let told = self.session.tell_changes(updates).await;
+            return Ok(told.and(reply));
         }
-        reply
+        Ok(reply)
     }
 
     /// Writes the tagged response.
@@ -225,7 +307,7 @@ impl Conversation {
             Ok(Done::Ok { code, text }) => {
                 writer.tagged(tag, Status::Ok, code, text);
             }
-            Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}
+            Ok(Done::Answered | Done::Later | Done::LogOut | Done::HandOver(_)) => {}
             Err(Failure::No { code, text }) => writer.tagged(tag, Status::No, code, &text),
             Err(Failure::Bad { code, text }) => writer.tagged(tag, Status::Bad, code, &text),
             Err(Failure::UidRequired) => {

@@ -25,6 +25,7 @@ use crate::{
     service::{access::Edit, transfer::Way},
     store::{
         Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
+        Unsettled,
     },
 };
 
@@ -239,15 +240,20 @@ impl Folder {
 
     /// Adds the messages that were staged for it, all or none, with the flags that the user may
     /// set. Those in `seen` are as if he had read them; they are there, whether a `\Seen` of his own
-    /// could be set or not.
+    /// could be set or not. With an [`Unsettled`] nothing may be told of them before that is
+    /// settled.
     pub(super) async fn append(
         &self,
         messages: Staging,
         seen: &[bool],
-    ) -> Result<(Vec<Delivered>, SeenKept), Failure> {
-        let stored = messages.store(&self.home, self.info.id, None).await?;
+    ) -> Result<(Vec<Delivered>, SeenKept, Option<Unsettled>), Failure> {
+        let (stored, unsettled) = messages.store(&self.home, self.info.id, None).await?;
+        if !self.seen_is_personal {
+            return Ok((stored.delivered, SeenKept(Ok(())), unsettled));
+        }
+        settle(unsettled).await?;
         let kept = self.add_seen_of(&stored.delivered, seen).await;
-        Ok((stored.delivered, kept))
+        Ok((stored.delivered, kept, None))
     }
 
     async fn add_seen_of(&self, delivered: &[Delivered], seen: &[bool]) -> SeenKept {
@@ -271,6 +277,8 @@ impl Folder {
         let (account, mailbox) = (source.home.account(), source.mailbox());
         let replaced = Replaced { account, mailbox, uid };
         let stored = message.store(&self.home, self.info.id, Some(replaced)).await?;
+        let (stored, unsettled) = stored;
+        settle(unsettled).await?;
         let delivered = *stored.delivered.first().ok_or_else(no_such_mailbox)?;
         if !stored.replaced {
             let remove = move |holding: Holding| async move {
@@ -349,6 +357,28 @@ impl Folder {
         Ok(outcome)
     }
 
+    /// [`Folder::store_flags`] that is only begun, where that can be: where the mailbox is on this
+    /// shard and the user has no `\\Seen` of his own.
+    pub(super) async fn begin_store_flags(
+        &self,
+        selected: &Selected,
+        uids: &[Uid],
+        change: FlagChange,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<(FlagOutcome, Option<Unsettled>), Failure> {
+        let Home::Here(holding) = &self.home else {
+            return Ok((self.store_flags(selected, uids, change, unchanged_since).await?, None));
+        };
+        if self.seen_is_personal {
+            return Ok((self.store_flags(selected, uids, change, unchanged_since).await?, None));
+        }
+        let mailbox = self.info.id;
+        let change = within_rights(holding, mailbox, change)?;
+        let account = &holding.account;
+        let begun = account.begin_store_flags(mailbox, uids, change, unchanged_since).await?;
+        Ok((begun.0, Some(begun.1)))
+    }
+
     /// Changes those flags of which all users have the same.
     pub(super) async fn store_shared_flags(
         &self,
@@ -358,9 +388,7 @@ impl Folder {
     ) -> Result<FlagOutcome, Failure> {
         let (mailbox, uids) = (self.info.id, uids.to_vec());
         let work = move |holding: Holding| async move {
-            let rights = check(&holding, mailbox, &[Right::Read])?;
-            let within = change.within.and(holding.shared_flags(mailbox, rights));
-            let change = FlagChange { within, ..change };
+            let change = within_rights(&holding, mailbox, change)?;
             Ok(holding.account.store_flags(mailbox, &uids, change, unchanged_since).await?)
         };
         self.home.at_mailbox(mailbox, work).await
@@ -533,9 +561,27 @@ impl SeenKept {
     }
 }
 
+async fn settle(unsettled: Option<Unsettled>) -> Result<(), Failure> {
+    match unsettled {
+        Some(unsettled) => Ok(unsettled.settled().await?),
+        None => Ok(()),
+    }
+}
+
 /// The message to be replaced was expunged by another session.
 pub(super) fn replaced_is_gone() -> Failure {
     Failure::no(Code::ExpungeIssued, "The message was expunged")
+}
+
+/// A change of the flags that all users share, of those that the user may change.
+fn within_rights(
+    holding: &Holding,
+    mailbox: MailboxId,
+    change: FlagChange,
+) -> Result<FlagChange, Failure> {
+    let rights = check(holding, mailbox, &[Right::Read])?;
+    let within = change.within.and(holding.shared_flags(mailbox, rights));
+    Ok(FlagChange { within, ..change })
 }
 
 /// Those of `uids` that there are, for a change that leaves the flags of all users as they are.

@@ -6,6 +6,7 @@
 //! ```text
 //! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
 //!                service/channel.rs
+//! pipeline       changes that are decided and not yet durable
 //! session/  authentication/  mailbox/  access/  message/   the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
@@ -39,6 +40,7 @@ mod mailbox;
 mod message;
 mod namespace;
 mod options;
+mod pipeline;
 mod quoted;
 mod reader;
 mod reply;

@@ -21,6 +21,8 @@ pub(super) enum Done {
     LogOut,
     /// The handler wrote the tagged response itself (STARTTLS must, before the handshake).
     Answered,
+    /// The answer waits for the disk: it is in `Session::later`.
+    Later,
     /// Logged in; the account's owner answers.
     HandOver(ImapHandover),
 }

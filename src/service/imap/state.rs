@@ -7,8 +7,12 @@
 use std::rc::Rc;
 
 use super::{
-    accounts::User, handover::ImapHandover, options::ImapOptions, reply::Failure,
-    seats::AccountSeat, selected::Selected,
+    accounts::User,
+    handover::ImapHandover,
+    options::ImapOptions,
+    reply::{Done, Failure, Reply},
+    seats::AccountSeat,
+    selected::Selected,
 };
 use crate::{
     directory::Identity,
@@ -20,9 +24,9 @@ use crate::{
         },
         sasl::Mechanisms,
     },
-    runtime::connection::Connection,
+    runtime::{LocalFuture, connection::Connection},
     service::{ServiceOptions, Shard, authentication, channel::Channel},
-    store::Account,
+    store::{Account, Unsettled},
 };
 
 /// Messages of the view scanned, without I/O for them, before other sessions get their turn.
@@ -33,6 +37,15 @@ fn limits_before_login(options: &ImapOptions) -> Limits {
     let unasked = options.limits_told().unasked;
     Limits { line: 14 * 1024, command: 16 * 1024, message: 0, unasked }
 }
+
+/// The answer to a command whose change is decided and not yet durable.
+pub(super) struct Later {
+    pub unsettled: Unsettled,
+    /// Called once it is durable: sends what precedes the tagged response, which it returns.
+    pub finish: Finish,
+}
+
+type Finish = Box<dyn for<'s> FnOnce(&'s mut Session) -> LocalFuture<'s, Reply>>;
 
 /// One client's session on this shard.
 pub(super) struct Session {
@@ -50,6 +63,8 @@ pub(super) struct Session {
     /// The literal whose octets are next in the input, until the handler of its command takes it.
     pub literal: Option<Literal>,
     pub framer: Framer,
+    /// Set by a handler that returns [`Done::Later`](super::reply::Done::Later).
+    pub later: Option<Later>,
 }
 
 impl Session {
@@ -66,7 +81,18 @@ impl Session {
             login_failures: 0,
             literal: None,
             framer,
+            later: None,
         }
+    }
+
+    /// Leaves the answer to a command until its change is durable.
+    pub(super) fn answer_later(
+        &mut self,
+        unsettled: Unsettled,
+        finish: impl for<'s> FnOnce(&'s mut Session) -> LocalFuture<'s, Reply> + 'static,
+    ) -> Reply {
+        self.later = Some(Later { unsettled, finish: Box::new(finish) });
+        Ok(Done::Later)
     }
 
     pub(super) fn options(&self) -> &ServiceOptions {

@@ -9,7 +9,7 @@ use super::{
     accounts::{Attributes, Staging},
     folder::Folder,
     quoted::Quoted,
-    reply::Failure,
+    reply::{Failure, Reply},
     state::Session,
 };
 use crate::{
@@ -63,16 +63,28 @@ pub(super) async fn receive(
 }
 
 impl Uploaded {
-    /// Puts the messages into `folder`, all or none.
+    /// Puts the messages into `folder`, all or none. `answer` makes the reply to that, at once or
+    /// once they are durable.
     pub(super) async fn store(
         self,
         session: &mut Session,
         folder: &Folder,
-    ) -> Result<Vec<Delivered>, Failure> {
-        let (stored, kept) = folder.append(self.staging, &seen(&self.messages)).await?;
+        answer: fn(Vec<Delivered>) -> Reply,
+    ) -> Reply {
+        let Uploaded { staging, messages, .. } = self;
+        let (stored, kept, unsettled) = folder.append(staging, &seen(&messages)).await?;
         kept.tell(session)?;
-        tell_events(session, &stored, &self.messages);
-        Ok(stored)
+        let finish = move |session: &Session| {
+            tell_events(session, &stored, &messages);
+            answer(stored)
+        };
+        match unsettled {
+            None => finish(session),
+            Some(unsettled) => session.answer_later(unsettled, move |session| {
+                let reply = finish(session);
+                Box::pin(std::future::ready(reply))
+            }),
+        }
     }
 
     /// Puts the message into `folder` in place of one of the selected mailbox.

@@ -28,6 +28,7 @@ use super::{
         message::{MailboxStatus, Message, MessageBody},
     },
     delivery::{Delivered, DeliveryTarget, plan_message},
+    unsettled::Unsettled,
     view::{AccountWatch, MailboxView},
 };
 use crate::model::{
@@ -431,11 +432,27 @@ impl Account {
     pub async fn append(
         &self,
         mailbox: MailboxId,
-        mut body: StagedBody,
+        body: StagedBody,
         flags: Flags,
         keywords: &[String],
         internal_date: Timestamp,
     ) -> Result<Delivered, StoreError> {
+        let begun = self.begin_append(mailbox, body, flags, keywords, internal_date).await;
+        let (delivered, unsettled) = begun?;
+        unsettled.settled().await?;
+        Ok(delivered)
+    }
+
+    /// The same, without waiting for the disk: the message may be told of, and anything said to be
+    /// done, only once the [`Unsettled`] is settled.
+    pub async fn begin_append(
+        &self,
+        mailbox: MailboxId,
+        mut body: StagedBody,
+        flags: Flags,
+        keywords: &[String],
+        internal_date: Timestamp,
+    ) -> Result<(Delivered, Unsettled), StoreError> {
         self.commits.check_owner(&body)?;
         self.commits.admission.admit()?;
         self.commits.log.room().await?;
@@ -452,8 +469,7 @@ impl Account {
             plan_message(&self.commits, self.cell.clone(), mailbox, &target, size, now)?;
         let lsn = self.commits.commit(Changes::from_buf([change]), Some(&body))?;
         body.logged(lsn);
-        self.commits.acknowledged(lsn).await?;
-        Ok(delivered)
+        Ok((delivered, Unsettled::new(self.commits.clone(), Some(lsn), Some(body))))
     }
 
     /// UIDs that no longer exist are skipped. Each message's change is atomic, and nothing more is
@@ -466,6 +482,21 @@ impl Account {
         change: FlagChange,
         unchanged_since: Option<ModSeq>,
     ) -> Result<FlagOutcome, StoreError> {
+        let begun = self.begin_store_flags(mailbox, uids, change, unchanged_since).await;
+        let (outcome, unsettled) = begun?;
+        unsettled.settled().await?;
+        Ok(outcome)
+    }
+
+    /// The same, without waiting for the disk after the last slice: what it returns may be told
+    /// only once the [`Unsettled`] is settled.
+    pub async fn begin_store_flags(
+        &self,
+        mailbox: MailboxId,
+        uids: &[Uid],
+        change: FlagChange,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<(FlagOutcome, Unsettled), StoreError> {
         self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
         let generation = self.commits.log.generation();
         let change = self.as_bits(mailbox, change)?;
@@ -478,8 +509,9 @@ impl Account {
             };
             self.stage_slice(effects, slice.len())?;
         }
-        self.slices_settled(generation).await?;
-        Ok(outcome)
+        let staged = self.cell.state.borrow().staged;
+        let unsettled = Unsettled::since(self.commits.clone(), generation, staged);
+        Ok((outcome, unsettled))
     }
 
     /// Checks that all slices of a command are durable: not so if the log failed and was reopened

@@ -14,4 +14,5 @@ pub(super) mod queue;
 pub(super) mod replacing;
 pub(super) mod seen;
 pub(super) mod shipment;
+pub(super) mod unsettled;
 pub(super) mod view;

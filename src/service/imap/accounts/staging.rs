@@ -33,7 +33,7 @@ use crate::{
     service::{Shard, budget::Charge},
     store::{
         Account, BODY_CHUNK, BodyWriter, Delivered, Manifest, Partition, Replacing, Shipment,
-        StagedBody, StoreError,
+        StagedBody, StoreError, Unsettled,
     },
 };
 
@@ -169,7 +169,7 @@ impl Batch {
         holding: &Holding,
         mailbox: MailboxId,
         replaced: Option<Replaced>,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<(Stored, Option<Unsettled>), Failure> {
         let rights = holding.get(mailbox).map(|(_, rights)| rights);
         permitted(rights, Rights::of(&[Right::Insert]), try_create)?;
         let may_set = holding.shared_flags(mailbox, rights.unwrap_or_default());
@@ -193,7 +193,7 @@ impl Batch {
             let (account, uid_validity) = (account.id(), stored.uid_validity);
             let delivered = |&(_, uid)| Delivered { account, mailbox, uid_validity, uid };
             let delivered = stored.uids.iter().map(delivered).collect();
-            return Ok(Stored { delivered, replaced: false });
+            return Ok((Stored { delivered, replaced: false }, None));
         }
         let only = first.zip(attributes.into_iter().next());
         let (body, with) = only.ok_or_else(unreachable_now)?;
@@ -201,11 +201,13 @@ impl Batch {
         if let Some(replaced) = replaced
             && partition_of(replaced.account) == partition_of(account.id())
         {
-            return replace((holding, mailbox), (body, with), replaced).await;
+            let stored = replace((holding, mailbox), (body, with), replaced).await?;
+            return Ok((stored, None));
         }
         let Attributes { flags, keywords, internal_date } = with.within(may_set);
-        let stored = account.append(mailbox, body, flags, &keywords, internal_date).await;
-        Ok(Stored { delivered: vec![stored.map_err(failed)?], replaced: false })
+        let stored = account.begin_append(mailbox, body, flags, &keywords, internal_date).await;
+        let (delivered, unsettled) = stored.map_err(failed)?;
+        Ok((Stored { delivered: vec![delivered], replaced: false }, Some(unsettled)))
     }
 }
 
@@ -367,13 +369,14 @@ impl Staging {
         }
     }
 
-    /// Puts the messages into the mailbox for which they were staged, all or none.
+    /// Puts the messages into the mailbox for which they were staged, all or none. With an
+    /// [`Unsettled`] that is only begun.
     pub(in crate::service::imap) async fn store(
         self,
         home: &Home,
         mailbox: MailboxId,
         replaced: Option<Replaced>,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<(Stored, Option<Unsettled>), Failure> {
         match (self, home) {
             (Staging::Here(batch), Home::Here(holding)) => {
                 batch.store(&holding.again(), mailbox, replaced).await
@@ -382,7 +385,7 @@ impl Staging {
                 sending.send(Piece::Store(replaced)).await?;
                 let (stored, news) = sending.answer().await?;
                 distant.shard.leases.advance(distant.account, mailbox, news);
-                Ok(stored)
+                Ok((stored, None))
             }
             _ => Err(unreachable_now()),
         }
@@ -463,7 +466,10 @@ async fn receive(
             Some(Piece::Next) => batch.next().await?,
             Some(Piece::Store(replaced)) => {
                 let holding = Holding::open(&shard, account, user).await?;
-                let stored = batch.store(&holding, mailbox, replaced).await?;
+                let (stored, unsettled) = batch.store(&holding, mailbox, replaced).await?;
+                if let Some(unsettled) = unsettled {
+                    unsettled.settled().await?;
+                }
                 return Ok((stored, News::of(&holding.account, mailbox)));
             }
             // The session has gone; what it sent is garbage in the log.

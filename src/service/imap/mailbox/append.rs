@@ -8,17 +8,23 @@ use super::super::{
     state::Session,
     upload,
 };
-use crate::protocol::imap::{Code, mailbox::append::Append};
+use crate::{
+    protocol::imap::{Code, mailbox::append::Append},
+    store::Delivered,
+};
 
 impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::resolve_target(session, &self.mailbox).await?;
         let messages_max = session.imap().append_messages_max as usize;
         let uploaded = upload::receive(session, &folder, &self.part, messages_max).await?;
-        let appended = uploaded.store(session, &folder).await?;
-        let missing = || Failure::bad("Message literal missing");
-        let uid_validity = appended.first().ok_or_else(missing)?.uid_validity;
-        let uids = appended.iter().map(|it| it.uid).collect();
-        Done::with_code(Code::AppendUid(uid_validity, uids), "APPEND completed")
+        uploaded.store(session, &folder, answer).await
     }
+}
+
+fn answer(appended: Vec<Delivered>) -> Reply {
+    let missing = || Failure::bad("Message literal missing");
+    let uid_validity = appended.first().ok_or_else(missing)?.uid_validity;
+    let uids = appended.iter().map(|it| it.uid).collect();
+    Done::with_code(Code::AppendUid(uid_validity, uids), "APPEND completed")
 }

@@ -9,7 +9,7 @@ use super::super::{
     sync::OwnChange,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, ModSeq, Rights, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, ModSeq, Rights, Uid},
     protocol::imap::{Code, FetchResponse, message::store::Store},
     store::{FlagChange, FlagOutcome},
 };
@@ -45,12 +45,36 @@ impl Handler for Store<'_> {
         let system = self.flags.system;
         let change =
             FlagChange { within, ..FlagChange::new(self.action, system, keywords.clone()) };
+        let (uid, silent, action) = (self.uid, self.silent, self.action);
+        let stored = Stored { uid, silent, action, system, keywords, expunged };
         let selected = session.selected()?;
-        let outcome = folder.store_flags(selected, &uids, change, self.unchanged_since).await?;
-        tell(session, self, &keywords, &outcome).await?;
+        let begun = folder.begin_store_flags(selected, &uids, change, self.unchanged_since).await?;
+        match begun {
+            (outcome, None) => stored.answer(session, &outcome).await,
+            (outcome, Some(unsettled)) => session.answer_later(unsettled, move |session| {
+                Box::pin(async move { stored.answer(session, &outcome).await })
+            }),
+        }
+    }
+}
+
+/// What a STORE asked for.
+struct Stored {
+    uid: bool,
+    silent: bool,
+    action: FlagAction,
+    system: Flags,
+    keywords: Vec<String>,
+    /// Some of its messages are gone.
+    expunged: bool,
+}
+
+impl Stored {
+    async fn answer(&self, session: &mut Session, outcome: &FlagOutcome) -> Reply {
+        tell(session, self, outcome).await?;
         // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
         // some are gone.
-        if expunged && !self.uid {
+        if self.expunged && !self.uid {
             return Err(Failure::no(Code::ExpungeIssued, "Some messages were expunged"));
         }
         if outcome.modified.is_empty() {
@@ -87,16 +111,11 @@ fn refused_numbers(session: &Session, uid: bool, uids: &[Uid]) -> Result<Vec<u32
 
 /// Sends the FETCH responses of STORE. Changes that other sessions made meanwhile are sent as well,
 /// so that the client's view of every message is correct.
-async fn tell(
-    session: &mut Session,
-    store: &Store<'_>,
-    keywords: &[String],
-    outcome: &FlagOutcome,
-) -> Result<(), Failure> {
+async fn tell(session: &mut Session, store: &Stored, outcome: &FlagOutcome) -> Result<(), Failure> {
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
     let Some(newer) = session.selected()?.view.current() else { return Ok(()) };
     // New keywords are in the table now.
-    let flags = FlagSet::named(store.flags.system, keywords, newer.keywords());
+    let flags = FlagSet::named(store.system, &store.keywords, newer.keywords());
     // What the client expects: flags that were left as they are must be told even after .SILENT.
     let edit = FlagEdit { action: store.action, flags, within: FlagMask::ALL };
     let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
