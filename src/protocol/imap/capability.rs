@@ -219,6 +219,7 @@ mod tests {
             "WITHIN",
             "SAVEDATE",
             "SEARCHRES",
+            "PREVIEW",
             "OBJECTID",
             "APPENDLIMIT=1000000",
             "BINARY",

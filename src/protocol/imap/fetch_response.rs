@@ -9,7 +9,7 @@ use super::{
     message::fetch::{Section, SectionPart},
     object_id::ObjectId,
     response::{push_flags, push_pair},
-    write::{push_astring, push_literal_header, push_nstring},
+    write::{push_astring, push_literal_header, push_nstring, push_string},
 };
 use crate::model::{FlagSet, ModSeq, Timestamp, Uid};
 
@@ -93,6 +93,12 @@ impl FetchResponse {
     pub fn internal_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
         self.label(out, "INTERNALDATE ");
         write_date_time(out, date);
+    }
+
+    /// RFC 8970 4.
+    pub fn preview(&mut self, out: &mut Vec<u8>, text: &str) {
+        self.label(out, "PREVIEW ");
+        push_string(out, text.as_bytes());
     }
 
     /// RFC 8474 5.1.

@@ -63,6 +63,7 @@ capabilities! {
     Within           "WITHIN"             Always; // RFC 5032
     SaveDate         "SAVEDATE"           Always; // RFC 8514
     SearchRes        "SEARCHRES"          Always; // RFC 5182
+    Preview          "PREVIEW"            Always; // RFC 8970
     ObjectId         "OBJECTID"           Always; // RFC 8474
     AppendLimit      "APPENDLIMIT"        Always; // RFC 7889
     Binary           "BINARY"             Always; // RFC 3516

@@ -41,6 +41,8 @@ pub enum FetchItem<'a> {
     InternalDate,
     /// When the message came into the mailbox (RFC 8514 4.2).
     SaveDate,
+    /// RFC 8970 3.1; with and without LAZY, since it never takes long.
+    Preview,
     /// RFC 8474 5.1
     EmailId,
     /// RFC 8474 5.2
@@ -221,6 +223,10 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
         b"FLAGS" => FetchItem::Flags,
         b"INTERNALDATE" => FetchItem::InternalDate,
         b"SAVEDATE" => FetchItem::SaveDate,
+        b"PREVIEW" => {
+            cursor.eat_all(b" (LAZY)");
+            FetchItem::Preview
+        }
         b"EMAILID" => FetchItem::EmailId,
         b"THREADID" => FetchItem::ThreadId,
         b"RFC822" => FetchItem::Rfc822,
@@ -364,6 +370,12 @@ mod tests {
         check("FETCH 1 (UID flags UID)", fetch(&[Uid, Flags]));
         check("FETCH 1 SaveDate", fetch(&[SaveDate]));
         check("FETCH 1 (emailid THREADID)", fetch(&[EmailId, ThreadId]));
+        // RFC 8970 6.
+        check("FETCH 1 preview", fetch(&[Preview]));
+        check("FETCH 1 PREVIEW (LAZY)", fetch(&[Preview]));
+        check("FETCH 1 (PREVIEW (lazy) FLAGS)", fetch(&[Preview, Flags]));
+        assert!(parse(b"a FETCH 1 (PREVIEW (FUZZY))\r\n").is_err());
+        assert!(parse(b"a FETCH 1 PREVIEW (CHANGEDSINCE 1)\r\n").is_ok());
         check("FETCH 1 FAST", fetch(&[Flags, InternalDate, Rfc822Size]));
         check("FETCH 1 ALL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope]));
         check("FETCH 1 FULL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope, Body]));

@@ -27,7 +27,7 @@ use crate::{
             FetchResponse, Naming, ObjectId, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section},
         },
-        mime::{EnvelopeCard, Summary, card},
+        mime::{EnvelopeCard, Preview, Summary, card},
     },
     store::{FlagChange, Message},
 };
@@ -246,18 +246,19 @@ impl Answer<'_> {
                     FetchItem::Body => FetchResponse::body,
                     _ => FetchResponse::body_structure,
                 };
-                if let Some(cards) = &mut self.cards {
-                    if !cards.structures.is_at_hand(&self.message) {
-                        cards.structures.seek(&self.message).await?;
-                    }
-                    if cards.structure.decode_again(cards.structures.card()).is_ok() {
-                        let out = session.channel.connection.output();
-                        write(response, out, &cards.structure, self.written);
-                        return Ok(());
-                    }
+                if self.structure_card().await?.is_some()
+                    && let Some(cards) = &self.cards
+                {
+                    let out = session.channel.connection.output();
+                    write(response, out, &cards.structure, self.written);
+                    return Ok(());
                 }
                 let summary = self.reader.summary().await?;
                 write(response, session.channel.connection.output(), summary, self.written);
+            }
+            FetchItem::Preview => {
+                let text = self.preview().await?;
+                response.preview(session.channel.connection.output(), &text);
             }
             FetchItem::Rfc822 => self.rfc822(session, response, "RFC822").await?,
             FetchItem::Rfc822Header => self.rfc822(session, response, "RFC822.HEADER").await?,
@@ -285,6 +286,32 @@ impl Answer<'_> {
             | FetchItem::ThreadId => {}
         }
         Ok(())
+    }
+
+    /// The first words of the message, empty if it has none (RFC 8970 3.2).
+    async fn preview(&mut self) -> Result<String, Failure> {
+        let source = match self.structure_card().await? {
+            Some(summary) => Preview::of(summary),
+            None => Preview::of(self.reader.summary().await?),
+        };
+        let Some(source) = source else { return Ok(String::new()) };
+        let (mut octets, mut rest) = (Vec::new(), source.range.clone());
+        while !rest.is_empty() {
+            let piece = self.reader.piece(&rest).await?;
+            octets.extend_from_slice(&piece);
+            rest.start += piece.len() as u64;
+        }
+        Ok(source.text(&octets))
+    }
+
+    /// The message's structure, if the items are answered from cards and there is one.
+    async fn structure_card(&mut self) -> Result<Option<&Summary>, Failure> {
+        let Some(cards) = &mut self.cards else { return Ok(None) };
+        if !cards.structures.is_at_hand(&self.message) {
+            cards.structures.seek(&self.message).await?;
+        }
+        let is_there = cards.structure.decode_again(cards.structures.card()).is_ok();
+        Ok(is_there.then_some(&cards.structure))
     }
 
     /// The three items that predate sections: RFC822, RFC822.HEADER and RFC822.TEXT.
