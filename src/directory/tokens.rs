@@ -291,7 +291,10 @@ impl JwtVerifier for RingVerifier {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, sync::Mutex};
+    use std::{
+        cell::RefCell,
+        sync::{LazyLock, Mutex},
+    };
 
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use futures_lite::future::block_on;
@@ -336,6 +339,10 @@ mod tests {
             Some(Box::pin(async { Ok(name) }))
         }
     }
+
+    // Keys of RSA take their time.
+    static OURS: LazyLock<Keys> = LazyLock::new(Keys::new);
+    static THEIRS: LazyLock<Keys> = LazyLock::new(Keys::new);
 
     fn encoded(octets: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(octets)
@@ -434,7 +441,7 @@ mod tests {
 
     #[test]
     fn tokens_are_taken_only_from_the_issuer_for_us_and_in_their_time() {
-        let (keys, others) = (Keys::new(), Keys::new());
+        let (keys, others) = (&*OURS, &*THEIRS);
         let issuer = Arc::new(Issuer::default());
         let tokens = Tokens::new(options(), issuer.clone());
         assert!(!tokens.work());
@@ -478,7 +485,7 @@ mod tests {
 
     #[test]
     fn tokens_that_choose_their_own_key_are_refused() {
-        let (keys, others) = (Keys::new(), Keys::new());
+        let (keys, others) = (&*OURS, &*THEIRS);
         let tokens = Tokens::new(options(), Arc::new(Issuer::default()));
         tokens.set_keys(keys.set.to_string().as_bytes()).expect("keys");
         let jwk = others.set["keys"][0].clone();
@@ -510,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_new_key_is_asked_for() {
-        let (old, new) = (Keys::new(), Keys::new());
+        let (old, new) = (&*OURS, &*THEIRS);
         let issuer = Arc::new(Issuer::default());
         let tokens = Arc::new(Tokens::new(options(), issuer.clone()));
         let mut first = old.set.clone();

@@ -6,7 +6,7 @@ use super::{
         command::Verb,
         reply::{self, Reply},
     },
-    Event, ForwardPath, Hello, Role, Sender, Session, Transaction, answer,
+    Event, ForwardPath, Hello, Sender, Session, Transaction, answer,
 };
 
 impl Session {
