@@ -61,9 +61,13 @@ class Scram:
 
 
 class Line:
-    """An IMAP, POP3 or SMTP connection; `prefix` is what challenges begin with."""
+    """An IMAP, POP3 or SMTP connection; `prefix` is what challenges begin with. One at a time: POP3 lets
+    nobody else have the maildrop."""
+
+    last = None
 
     def __init__(self, demo, protocol, tls=False, certificate=None):
+        Line.hang_up()
         self.protocol = protocol
         plain = {"imap": "imap", "pop3": "pop3", "smtp": "submission"}[protocol]
         private = {"imap": "imaps", "pop3": "pop3s", "smtp": "submissions"}[protocol]
@@ -75,11 +79,25 @@ class Line:
                 context.load_cert_chain(*certificate)
             self.socket = context.wrap_socket(self.socket)
         self.file = self.socket.makefile("rb")
+        Line.last = self
         self.file.readline()
         if protocol == "smtp":
             self.greeting = self.ask("EHLO x", "250 ")
         self.command = {"imap": "a AUTHENTICATE", "pop3": "AUTH", "smtp": "AUTH"}[protocol]
         self.prefix = b"334 " if protocol == "smtp" else b"+ "
+
+    @staticmethod
+    def hang_up():
+        line, Line.last = Line.last, None
+        if line:
+            try:
+                line.send("*\r\nQUIT\r\nz LOGOUT")
+                while line.file.readline():
+                    pass
+            except OSError:
+                pass
+            line.file.close()
+            line.socket.close()
 
     def ask(self, line, last):
         self.send(line)
@@ -145,6 +163,7 @@ class SaslTest(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
+        Line.hang_up()
         cls.demo.stop()
 
     def test_scram_in_every_protocol(self):
@@ -329,6 +348,7 @@ class TokenTest(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
+        Line.hang_up()
         cls.demo.stop()
         cls.folder.cleanup()
 
@@ -435,6 +455,7 @@ class CertificateTest(unittest.TestCase):
             self.assertTrue(line, "the server has not started")
 
     def tearDown(self):
+        Line.hang_up()
         self.server.terminate()
         self.server.wait(30)
         self.server.stdout.close()
