@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Shard;
 use crate::{
@@ -221,8 +220,10 @@ impl Attempt<'_> {
             })
         });
         let mut nonce = [0; NONCE_SIZE];
-        let drawn = SystemRandom::new().fill(&mut nonce);
-        drawn.map_err(|_| AuthenticationError::Unavailable)?;
+        for octets in nonce.chunks_mut(8) {
+            let drawn = self.shard.executor.random().to_le_bytes();
+            octets.iter_mut().zip(drawn).for_each(|(octet, drawn)| *octet = drawn);
+        }
         Ok(Ground { keys, nonce: STANDARD.encode(nonce), bound_to })
     }
 
