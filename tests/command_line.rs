@@ -65,6 +65,33 @@ fn what_still_names_a_removed_account_is_noted() {
     }
 }
 
+#[test]
+fn a_demo_on_ports_in_use_says_what_to_try() {
+    let place = tempfile::tempdir().unwrap();
+    // Somebody has a port of each base that is tried here.
+    let base = (10..50).map(|thousands| thousands * 1000).find_map(|base: u16| {
+        Some((base, std::net::TcpListener::bind(("127.0.0.1", base + 143)).ok()?))
+    });
+    let (base, _taken) = base.expect("a port");
+    let demo = ["demo", "--shards", "1", "--port-base", &base.to_string(), "--dir"];
+    let mut command = ringmail(&demo);
+    let output = command.arg(place.path().join("demo")).output().unwrap();
+    let said = said(&output);
+    assert!(!output.status.success());
+    let expected = format!("try another --port-base than {base}");
+    assert!(said.contains(&expected) && !said.contains("data in"), "{said}");
+}
+
+#[test]
+fn a_word_is_taken_for_a_domain() {
+    let place = place();
+    for (subject, is_noted) in [("alice", true), ("example.org", false)] {
+        let mut command = ringmail(&["explain", subject, "--dir"]);
+        let said = said(&command.arg(place.path()).output().unwrap());
+        assert_eq!(said.contains("taken for a domain"), is_noted, "{said}");
+    }
+}
+
 /// Verbs that print something about the folder.
 fn verbs(place: &Path) -> Vec<Vec<&str>> {
     let place = place.to_str().unwrap();

@@ -81,6 +81,13 @@ pub fn explain(arguments: ExplainArguments) -> Result<()> {
         let what = "expected the name of a message, an address or a domain";
         return Err(Usage(format!("{}: {what}", printable(&subject))).into());
     };
+    if matches!(&parsed, Subject::Domain(name) if !name.contains('.')) {
+        complain(format_args!(
+            "note: {} is taken for a domain; an account is named by its address, e.g. \
+             alice@example.org",
+            printable(&subject)
+        ));
+    }
     let asked = Asked::of(&place)?;
     let mut answer = Answer::default();
     if asked.ask(&parsed.line(json), &mut answer)? {

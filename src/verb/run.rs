@@ -17,6 +17,9 @@ pub fn serve(arguments: ConfigArguments) -> Result<()> {
     server::run(Settings::load(&arguments.config)?, false)
 }
 
+/// As long as a start waits for the ports of a server that was killed.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+
 pub fn demo(arguments: DemoArguments) -> Result<()> {
     let DemoArguments { dir, port_base, users, shards, partitions, smarthost, set } = arguments;
     let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
@@ -35,6 +38,21 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
         ));
         settings.listen.lmtp.clear();
     }
+    // Before anything is said that looks like a success.
+    let listen = &settings.listen;
+    let others = [
+        &listen.smtp,
+        &listen.submission,
+        &listen.submissions,
+        &listen.pop3,
+        &listen.pop3s,
+        &listen.imap,
+        &listen.imaps,
+        &listen.admin,
+    ];
+    let others: Vec<_> = others.into_iter().flatten().copied().collect();
+    server::probe_ports(&others, PORT_PATIENCE)
+        .map_err(|error| anyhow::anyhow!("{error:#}; try another --port-base than {port_base}"))?;
     complain(format_args!(
         "ringmail demo: data in {}, ports {port_base} + standard, accounts alice and bob@{DEMO_DOMAIN}, \
          password \"demo\"",
