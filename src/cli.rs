@@ -760,11 +760,10 @@ Examples:
     /// Set, add (+) or take away (-) rights of an identifier on a mailbox
     #[command(override_usage = "ringmail acl set [OPTIONS] ACCOUNT MAILBOX IDENTIFIER [+|-]RIGHTS")]
     #[command(after_help = "\
-Rights are letters: l see that it exists, r read, s \\Seen, w other flags,
-i put in, p send mail to, k create below, x delete or rename, t \\Deleted,
-e expunge, a change the list.
+Rights are letters, each once: \"ringmail acl --help\" has them. A group is written in quotes, \
+for the shell.
 
-Examples (set; add; take away from a group, quoted for the shell):
+Examples (set; add; take away):
   ringmail acl set Shared News anyone lr --create --config ringmail.toml
   ringmail acl set alice@example.org Projects bob@example.org +ie --dir DIR
   ringmail acl set alice@example.org Projects '$staff' -e --dir DIR")]
