@@ -100,6 +100,7 @@ pub struct Settings {
     pub imap: ImapSection,
     #[serde(default)]
     pub authentication: AuthenticationSection,
+    #[serde(default)]
     pub oauth: OauthSection,
     #[serde(default)]
     pub dns: DnsSection,
@@ -676,14 +677,14 @@ pub struct AuthenticationSection {
     pub failure_delay: Duration,
     /// Networks that are held to no limit by network, e.g. a webmail server.
     pub trusted_networks: Vec<String>,
-    /// Who may act for whom.
-    pub masters: Vec<String>,
     /// What names an account in the certificate of a client.
     pub certificate_name: CertificateWord,
-    /// LMTP clients must log in.
-    pub lmtp: bool,
     /// When SCRAM is offered.
     pub scram: ScramWord,
+    /// LMTP clients must log in.
+    pub lmtp: bool,
+    /// Who may act for whom.
+    pub masters: Vec<String>,
 }
 
 /// Bearer tokens.

@@ -1275,6 +1275,8 @@ mod tests {
                         || said.contains("without user")
                         || said.contains("without addresses.srs_domain")
                         || said.contains("without addresses.rewrite_senders")
+                        || said.contains("needs oauth.issuer")
+                        || said.contains("is neither a path nor")
                         || said.contains("need a certificate");
                     assert!(other, "{} = {value}: {said}", setting.name);
                 }

@@ -3,7 +3,7 @@
 //! A master logs in with its own password and names another account as the one to act for (RFC 4422
 //! 3.4.1); from then on the session is that account's.
 
-use super::address::{Address, account_address};
+use super::address::account_address;
 
 /// One line of the setting.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,7 +29,10 @@ impl Master {
         let master = account_address(master).ok()?;
         let whom = match (whom, whom.strip_prefix('@')) {
             ("*", _) => Whom::All,
-            (_, Some(domain)) => Whom::Domain(Address::parse(&format!("x@{domain}"))?.domain),
+            (_, Some(domain)) => {
+                let address = account_address(&format!("x@{domain}")).ok()?;
+                Whom::Domain(address.strip_prefix("x@")?.to_owned())
+            }
             (address, None) => Whom::Account(account_address(address).ok()?),
         };
         Some(Master { master, whom })
