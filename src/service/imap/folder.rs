@@ -69,7 +69,7 @@ pub(super) async fn resolve_utf8(
     name: &str,
     right: Right,
 ) -> Result<Folder, Failure> {
-    find(&Namespace::of(session)?, name, Rights::of(&[right]), no_such_mailbox).await
+    find(&Namespace::of(session)?, name, Rights::of(&[right]), false).await
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
