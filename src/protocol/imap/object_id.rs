@@ -13,6 +13,9 @@ pub enum ObjectId {
     /// EMAILID: where the message is kept. One that was copied to an account of another partition
     /// is kept there again.
     Email(PartitionId, Lsn),
+    /// THREADID: the hash of the ID of the message that began the thread. It follows from the
+    /// message itself, so it stays, and is the same in every mailbox.
+    Thread(u64),
 }
 
 impl ObjectId {
@@ -25,6 +28,7 @@ impl ObjectId {
             ObjectId::Email(PartitionId(partition), Lsn(lsn)) => {
                 format!("(M{partition:x}-{lsn:x})")
             }
+            ObjectId::Thread(root) => format!("(T{root:x})"),
         };
         out.extend_from_slice(text.as_bytes());
     }
@@ -32,16 +36,21 @@ impl ObjectId {
     /// The email of which this is the identifier; `None` if it is of none here.
     pub(super) fn parse_email(text: &str) -> Option<ObjectId> {
         let (partition, lsn) = text.strip_prefix('M')?.split_once('-')?;
-        let is_ours = |text: &str| {
-            let is_digit = |octet: u8| octet.is_ascii_digit() || matches!(octet, b'a'..=b'f');
-            text.bytes().all(is_digit) && (text == "0" || !text.starts_with('0'))
-        };
-        if !is_ours(partition) || !is_ours(lsn) {
-            return None;
-        }
-        let partition = PartitionId(u16::from_str_radix(partition, 16).ok()?);
-        Some(ObjectId::Email(partition, Lsn(u64::from_str_radix(lsn, 16).ok()?)))
+        let partition = PartitionId(u16::try_from(number(partition)?).ok()?);
+        Some(ObjectId::Email(partition, Lsn(number(lsn)?)))
     }
+
+    /// The same for a thread.
+    pub(super) fn parse_thread(text: &str) -> Option<ObjectId> {
+        Some(ObjectId::Thread(number(text.strip_prefix('T')?)?))
+    }
+}
+
+/// A number as it is written here, and in no other way.
+fn number(text: &str) -> Option<u64> {
+    let is_digit = |octet: u8| octet.is_ascii_digit() || matches!(octet, b'a'..=b'f');
+    let is_ours = text.bytes().all(is_digit) && (text == "0" || !text.starts_with('0'));
+    u64::from_str_radix(text, 16).ok().filter(|_| is_ours)
 }
 
 #[cfg(test)]
@@ -70,6 +79,12 @@ mod tests {
             ["", "M", "M-", "M1", "M1-", "M01-1", "M1-+1", "M1-G", "F1-1", "m1-1", "M10000-1"]
         {
             assert_eq!(ObjectId::parse_email(text), None, "{text}");
+        }
+        let thread = ObjectId::Thread(0x64b4_78a7_5b7e_a900);
+        assert_eq!(written(thread), "(T64b478a75b7ea900)");
+        assert_eq!(ObjectId::parse_thread("T64b478a75b7ea900"), Some(thread));
+        for text in ["", "T", "T01", "T+1", "T1-1", "M1", "T64b478a75b7ea9000"] {
+            assert_eq!(ObjectId::parse_thread(text), None, "{text}");
         }
     }
 }

@@ -204,6 +204,12 @@ impl<'a> ThreadCard<'a> {
         is_whole.then_some(ThreadCard { id, references }).ok_or(Unanswered)
     }
 
+    /// The hash of the message that began the thread, as far as this message says; `None` if it
+    /// has no IDs at all.
+    pub fn root(&self) -> Option<u64> {
+        self.references().next().or(self.id)
+    }
+
     /// The hashes of the messages that it answers, the oldest first.
     pub fn references(&self) -> impl ExactSizeIterator<Item = u64> + 'a {
         self.references.iter().map(|hash| u64::from_le_bytes(*hash))
@@ -481,6 +487,7 @@ mod tests {
         let hashes = message_id::references(b"<a@b> <c@d> <e@f> <g@h>");
         assert_eq!(card.id, Some(hashes[0]));
         assert_eq!(card.references().collect::<Vec<_>>(), hashes[1..3]);
+        assert_eq!(card.root(), Some(hashes[1]));
         // A summary of an older version.
         summary.references = None;
         let [.., thread] = split(&summary);
@@ -493,6 +500,7 @@ mod tests {
         let [.., thread] = split(&summarize(b"In-Reply-To: <g@h> <a@b>\r\n\r\n"));
         let card = ThreadCard::decode(&thread).ok().unwrap();
         assert_eq!((card.id, card.references().collect::<Vec<_>>()), (None, vec![hashes[3]]));
+        assert_eq!(card.root(), Some(hashes[3]));
         let [.., subject, thread] = split(&summarize(b"\r\n"));
         assert_eq!(base_subject(&subject), Ok(("", false)));
         assert_eq!(ThreadCard::decode(&thread).ok().unwrap().references().len(), 0);

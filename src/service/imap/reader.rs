@@ -6,14 +6,21 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{accounts::Reading, reply::Failure};
+use super::{
+    accounts::{CardSource, Reading},
+    reply::Failure,
+};
 use crate::{
     protocol::{
         imap::{
             Code,
             message::fetch::{Section, SectionPart},
         },
-        mime::{HeaderFilter, SectionText, Summarizer, Summary, card, filter_header},
+        mime::{
+            HeaderFilter, SectionText, Summarizer, Summary,
+            card::{self, ThreadCard},
+            filter_header,
+        },
     },
     store::{BODY_CHUNK, Message},
 };
@@ -47,6 +54,24 @@ impl<'a> MessageReader<'a> {
             return Ok(self.summary.insert(summary));
         }
         self.summary.as_ref().ok_or_else(unreadable)
+    }
+
+    /// The hash of the message that began the thread (RFC 8474 5.2), from the message's card in
+    /// `cards` or from its header.
+    pub(crate) async fn thread_root(
+        &mut self,
+        cards: &mut CardSource,
+    ) -> Result<Option<u64>, Failure> {
+        if !cards.is_at_hand(&self.message) {
+            cards.seek(&self.message).await?;
+        }
+        if let Ok(thread) = ThreadCard::decode(cards.card()) {
+            return Ok(thread.root());
+        }
+        let size = self.summary().await?.header_size();
+        let (header, mut thread) = (self.header(0..size).await?, Vec::new());
+        card::write_thread_of_header(&header, &mut thread);
+        Ok(ThreadCard::decode(&thread).ok().and_then(|thread| thread.root()))
     }
 
     /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,

@@ -97,8 +97,8 @@ pub enum SearchKey<'a> {
     Uid(SequenceSet),
     /// The message with this identifier; `None`: no message has it (RFC 8474 6).
     EmailId(Option<ObjectId>),
-    /// No message is in a thread that has an identifier.
-    ThreadId,
+    /// Those of the thread with this identifier.
+    ThreadId(Option<ObjectId>),
     /// This or higher (RFC 7162 3.1.5); the entry name, if any, is ignored.
     ModSeq(ModSeq),
     Not(Box<SearchKey<'a>>),
@@ -261,10 +261,7 @@ impl<'a> Keys<'_, 'a> {
             b"SMALLER" => SearchKey::Smaller(cursor.number()?),
             b"UID" => SearchKey::Uid(cursor.sequence_set()?),
             b"EMAILID" => SearchKey::EmailId(ObjectId::parse_email(object_id(cursor)?)),
-            b"THREADID" => {
-                object_id(cursor)?;
-                SearchKey::ThreadId
-            }
+            b"THREADID" => SearchKey::ThreadId(ObjectId::parse_thread(object_id(cursor)?)),
             b"MODSEQ" => mod_seq(cursor)?,
             _ => return Err("unknown search key"),
         })
@@ -377,7 +374,8 @@ mod tests {
             ("EMAILID M1-ff", Key::EmailId(ObjectId::parse_email("M1-ff"))),
             ("emailid \"M1-ff\"", Key::EmailId(ObjectId::parse_email("M1-ff"))),
             ("EMAILID x_y-Z9", Key::EmailId(None)),
-            ("THREADID T1", Key::ThreadId),
+            ("THREADID T1", Key::ThreadId(ObjectId::parse_thread("T1"))),
+            ("THREADID x", Key::ThreadId(None)),
             ("SAVEDBEFORE 1-Jan-1970", Key::SaveDate(DateTest::Before, 0)),
             ("savedon 2-Jan-1970", Key::SaveDate(DateTest::On, 1)),
             ("SAVEDSINCE \"3-Jan-1970\"", Key::SaveDate(DateTest::Since, 2)),

@@ -62,6 +62,7 @@ impl Handler for Fetch<'_> {
         let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
         let mut cards = by_cards.then(|| Cards::new(&reading));
+        let mut threads = reading.cards(card::THREAD);
         let mut written = WrittenParts::default();
         let partition = session.selected()?.home.partition();
         let mut trouble = None;
@@ -83,6 +84,7 @@ impl Handler for Fetch<'_> {
                 tell_flags: seen_now.binary_search(&message.uid).is_ok(),
                 message,
                 partition,
+                threads: &mut threads,
             };
             let start = (session.channel.flushes(), session.channel.connection.output().len());
             match answer.write(session, self).await {
@@ -166,6 +168,7 @@ struct Answer<'a> {
     message: Message,
     /// Where it is kept.
     partition: PartitionId,
+    threads: &'a mut CardSource,
     recent: bool,
     keywords: &'a [String],
     /// Send FLAGS even if not requested: this command changed them.
@@ -205,7 +208,11 @@ impl Answer<'_> {
                     let id = ObjectId::Email(self.partition, self.message.body.lsn);
                     response.email_id(out, id);
                 }
-                FetchItem::ThreadId => response.thread_id(out),
+                FetchItem::ThreadId => {
+                    let root = self.reader.thread_root(self.threads).await?;
+                    let id = root.map(ObjectId::Thread);
+                    response.thread_id(session.channel.connection.output(), id);
+                }
                 FetchItem::SaveDate => response.save_date(out, self.message.save_date),
                 item => self.write_content(session, &mut response, item).await?,
             }

@@ -126,6 +126,7 @@ async fn scan(
     let mut keys = 0;
     let mut cards = Cards {
         dates: reading.cards(card::DATES),
+        threads: reading.cards(card::THREAD),
         envelopes: reading.cards(card::ENVELOPE),
         scratch: Vec::new(),
         octets: 0,
@@ -148,6 +149,7 @@ async fn scan(
 /// The cards of a mailbox that SEARCH reads.
 struct Cards {
     dates: CardSource,
+    threads: CardSource,
     envelopes: CardSource,
     scratch: Vec<u8>,
     /// Octets searched since other sessions had their turn.
@@ -174,6 +176,9 @@ impl Subject<'_> {
                 Verdict::No => return Ok(false),
                 Verdict::Needs(Need::SentDay) => {
                     known.sent_day = Some(self.sent_day(cards, &mut reader).await?);
+                }
+                Verdict::Needs(Need::Thread) => {
+                    known.thread = Some(reader.thread_root(&mut cards.threads).await?);
                 }
                 Verdict::Needs(Need::Header) => {
                     known.header = Some(match self.search_card(cards).await? {

@@ -45,6 +45,8 @@ pub(crate) enum Key {
     ModSeq(ModSeq),
     /// Where the message is kept.
     Body(Lsn),
+    /// The hash of the message that began the thread.
+    Thread(u64),
     /// Index in [`Query::headers`].
     Header(usize),
     /// Index in [`Query::needles`].
@@ -99,6 +101,8 @@ pub(crate) struct Query {
 pub(crate) struct Known {
     /// Day of the Date field, `Some(None)` if there is no valid one.
     pub sent_day: Option<Option<i64>>,
+    /// The hash of the message that began the thread, `Some(None)` if it is in none.
+    pub thread: Option<Option<u64>>,
     /// By index in [`Query::headers`].
     pub header: Option<Vec<bool>>,
     /// By index in [`Query::needles`].
@@ -109,6 +113,7 @@ pub(crate) struct Known {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Need {
     SentDay,
+    Thread,
     Header,
     Text,
 }
@@ -227,7 +232,8 @@ impl Compiler<'_> {
             {
                 Key::Body(*lsn)
             }
-            SearchKey::EmailId(_) | SearchKey::ThreadId => Key::Constant(false),
+            SearchKey::ThreadId(Some(ObjectId::Thread(root))) => Key::Thread(*root),
+            SearchKey::EmailId(_) | SearchKey::ThreadId(_) => Key::Constant(false),
             SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
             SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
             SearchKey::And(keys) => Key::All(keys.iter().map(|key| self.key(key)).collect()),
@@ -290,6 +296,10 @@ impl Subject<'_> {
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
             Key::Body(lsn) => (message.body.lsn == *lsn).into(),
+            Key::Thread(root) => match self.known.thread {
+                Some(thread) => (thread == Some(*root)).into(),
+                None => Verdict::Needs(Need::Thread),
+            },
             Key::Header(key) => match &self.known.header {
                 Some(found) => found.get(*key).copied().unwrap_or(false).into(),
                 None => Verdict::Needs(Need::Header),
