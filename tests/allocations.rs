@@ -132,6 +132,7 @@ async fn serve(
             imap: Default::default(),
             intake: intake.clone(),
             relay: Default::default(),
+            quota: Default::default(),
             lag_max: std::time::Duration::from_secs(1),
             write_timeout: Duration::from_secs(60),
             tls_handshake_timeout: Duration::from_secs(60),
@@ -155,6 +156,8 @@ async fn serve(
         leases: Default::default(),
         signing: Default::default(),
         shares: Default::default(),
+        quotas: Default::default(),
+        nearly_full: Default::default(),
         resolver: ringmail::resolver::Resolver::new(
             Arc::new(ringmail::resolver::zone::Zone::new()),
             executor.clone(),

@@ -235,7 +235,8 @@ const ROOMS_OF_THE_STORE: &[(&str, &[&str])] = &[
     ("admission", &["error", "log"]),
     ("bodies", &["error", "signal", "message", "log", "format", "damage", "admission"]),
     ("shares", &[]),
-    ("options", &["format", "account", "bodies", "shares"]),
+    ("quotas", &[]),
+    ("options", &["format", "account", "bodies", "shares", "quotas"]),
     ("cards", &["error", "message", "log", "format", "bodies"]),
     ("annotations", &["error", "log", "format", "bodies"]),
     (

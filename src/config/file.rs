@@ -2,6 +2,7 @@
 //! numbers here are those that belong to no such module: what the server itself starts with.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -24,7 +25,7 @@ use crate::{
     },
     directory::{GuardOptions, PeerLimits, ScramOffer, TokenOptions},
     events::{EventOptions, EventTarget, Kind},
-    model::Network,
+    model::{Network, QuotaLimits},
     protocol::{
         imap, smtp,
         tls_report::{Endpoint, HttpsUrl},
@@ -39,8 +40,13 @@ use crate::{
         tls::{CertificateError, TlsCertificates},
     },
     service::{
-        ServiceOptions, imap::ImapOptions, intake::IntakeOptions, pop3::Pop3Options,
-        relay::RelayOptions, smtp::SmtpOptions,
+        ServiceOptions,
+        imap::ImapOptions,
+        intake::IntakeOptions,
+        pop3::Pop3Options,
+        quota::{QuotaDefaults, QuotaOptions},
+        relay::RelayOptions,
+        smtp::SmtpOptions,
     },
     store::{Compression, HoldingLimits, StoreOptions},
 };
@@ -98,6 +104,11 @@ pub struct Settings {
     pub pop3: Pop3Section,
     #[serde(default)]
     pub imap: ImapSection,
+    #[serde(default)]
+    pub quota: QuotaSection,
+    /// Quotas of the accounts of some domains.
+    #[serde(default)]
+    pub domain_quota: Vec<DomainQuota>,
     #[serde(default)]
     pub authentication: AuthenticationSection,
     #[serde(default)]
@@ -612,6 +623,45 @@ impl Default for Pop3Section {
     fn default() -> Pop3Section {
         Pop3Section { idle_timeout: Pop3Options::default().idle_timeout }
     }
+}
+
+/// How much mail an account may have for which nothing else was set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaSection {
+    /// 0 is no limit, here and below.
+    pub storage: ByteSize,
+    pub messages: u64,
+    /// In percent.
+    pub warn_at: u8,
+    pub over: OverQuota,
+}
+
+/// How a message for a full account is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverQuota {
+    Reject,
+    Defer,
+}
+
+impl Default for QuotaSection {
+    fn default() -> QuotaSection {
+        let QuotaOptions { warn_at, .. } = QuotaOptions::default();
+        QuotaSection { storage: ByteSize(0), messages: 0, warn_at, over: OverQuota::Reject }
+    }
+}
+
+/// A table of the list `[[domain_quota]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainQuota {
+    pub domains: Vec<String>,
+    /// As in `[quota]` unless set.
+    #[serde(default)]
+    pub storage: Option<ByteSize>,
+    #[serde(default)]
+    pub messages: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -1158,6 +1208,23 @@ impl Settings {
         }
     }
 
+    /// The limits of accounts for which nothing was set.
+    pub fn quota_defaults(&self) -> QuotaDefaults {
+        let limits = |storage: ByteSize, messages: u64| QuotaLimits {
+            octets: Some(storage.as_u64()).filter(|octets| *octets > 0),
+            messages: Some(messages).filter(|messages| *messages > 0),
+        };
+        let mut domains = BTreeMap::new();
+        for table in &self.domain_quota {
+            let storage = table.storage.unwrap_or(self.quota.storage);
+            let messages = table.messages.unwrap_or(self.quota.messages);
+            for domain in &table.domains {
+                domains.entry(domain.to_lowercase()).or_insert(limits(storage, messages));
+            }
+        }
+        QuotaDefaults { all: limits(self.quota.storage, self.quota.messages), domains }
+    }
+
     /// `allow_plaintext_auth`: log-ins without TLS, which only the demo accepts.
     pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
         let defaults = ImapOptions::default();
@@ -1189,6 +1256,10 @@ impl Settings {
                 ..defaults
             },
             intake: self.intake_options(),
+            quota: QuotaOptions {
+                warn_at: self.quota.warn_at,
+                defers: self.quota.over == OverQuota::Defer,
+            },
             relay: self.relay_options(),
             lag_max: self.runtime.lag_max,
             write_timeout: self.runtime.write_timeout,

@@ -254,6 +254,13 @@ pub const SETTINGS: &[Setting] = &[
     setting("imap.literals", OneOf(&["plus", "minus"]), "\"plus\""),
     setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
     optional("imap.administrators", Mailboxes, "[\"admin@example.org\"]"),
+    setting("quota.storage", size(KIB, PIB).or_zero("no limit"), "\"0B\""),
+    setting("quota.messages", count(1, u32::MAX as u64).or_zero("no limit"), "0"),
+    setting("quota.warn_at", count(1, 100).or_zero("never"), "90"),
+    setting("quota.over", OneOf(&["reject", "defer"]), "\"reject\""),
+    required("domain_quota.domains", HostNames, "[\"example.net\"]"),
+    optional("domain_quota.storage", size(KIB, PIB).or_zero("no limit"), "\"5GiB\""),
+    optional("domain_quota.messages", count(1, u32::MAX as u64).or_zero("no limit"), "100000"),
     setting("authentication.workers", count(1, 1024), "2"),
     setting("authentication.queue", count(1, 1_000_000), "256"),
     setting("authentication.free_failures", count(1, 100), "5"),
@@ -353,7 +360,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Sections that may be there several times: lists of tables, `[[route]]`.
-const LISTS: &[&str] = &["route", "site"];
+const LISTS: &[&str] = &["domain_quota", "route", "site"];
 
 pub const SHARDS_MAX: u16 = 1024;
 pub const PARTITIONS_MAX: u16 = 4096;

@@ -331,6 +331,18 @@ events! {
         operator: Option<u64>, account: Option<AccountId>, mailbox: MailboxId, name: &'a str,
         before: &'static str, after: &'static str,
     }
+    /// The limits of an account were set, or taken away, as by SETQUOTA. Without `account` they are
+    /// those of the public mailboxes.
+    Administration / "quota_changed" / QuotaChanged {
+        trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,
+        account: Option<AccountId>, before: &'a str, after: &'a str,
+    }
+    /// An account that got mail uses `quota.warn_at` of its quota or more. Told again once it has
+    /// had less in between, and after a start.
+    Limits / "quota_nearly_full" / QuotaNearlyFull {
+        account: AccountId, percent: u64, octets: u64, octets_max: u64, messages: u64,
+        messages_max: u64,
+    }
     /// A public mailbox was created.
     Administration / "public_mailbox_created" / PublicMailboxCreated {
         trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,

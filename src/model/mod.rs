@@ -7,6 +7,7 @@ mod global;
 mod grantees;
 mod id;
 mod network;
+mod quota;
 mod rights;
 mod seen;
 mod special_use;
@@ -23,6 +24,7 @@ pub use global::is_global;
 pub use grantees::{GRANTEES_OCTETS_MAX, Grantee, Grantees, MalformedGrantees};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
+pub use quota::QuotaLimits;
 pub use rights::{
     ACCESS_ENTRIES_MAX, ACCESS_LIST_OCTETS_MAX, AccessList, AccessListError, AccountName, Asker,
     Change, IDENTIFIER_MAX, Identifier, IdentifierError, MalformedAccessList, Right, Rights,

@@ -136,6 +136,8 @@ pub(super) async fn live(
         leases: Default::default(),
         signing: plan.signing.clone(),
         shares: plan.store.shares.clone(),
+        quotas: plan.store.quotas.clone(),
+        nearly_full: Default::default(),
         resolver: Resolver::new(
             plan.names.clone(),
             context.executor.clone(),

@@ -58,7 +58,7 @@ use crate::{
         worker::WorkerPool,
     },
     service::{Shard, signing::Signing},
-    store::{Shares, StoreOptions},
+    store::{Quotas, Shares, StoreOptions},
 };
 
 /// How long opening the partitions may take before the start is given up. The checkpoint interval
@@ -180,6 +180,10 @@ fn serve(
         sites: SiteSlots::new(),
         store: StoreOptions {
             shares: Arc::new(Shares::new(data.layout().partitions)),
+            quotas: Arc::new(Quotas::new(
+                data.layout().partitions,
+                settings.quota_defaults().of_accounts(state.directory.clone()),
+            )),
             ..settings.store_options()
         },
         shard_count,

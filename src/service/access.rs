@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
-use super::Shard;
+use super::{Shard, quota};
 use crate::{
     directory::Directory,
     events::Event,
@@ -46,7 +46,7 @@ pub enum By<'a> {
 }
 
 impl By<'_> {
-    fn cause(&self) -> &'static str {
+    pub(super) fn cause(&self) -> &'static str {
         match self {
             By::User { .. } => "user",
             By::Operator { .. } => "operator",
@@ -54,21 +54,21 @@ impl By<'_> {
         }
     }
 
-    fn trail(&self) -> Option<Trail> {
+    pub(super) fn trail(&self) -> Option<Trail> {
         match self {
             By::User { trail, .. } => Some(*trail),
             _ => None,
         }
     }
 
-    fn user(&self) -> Option<&str> {
+    pub(super) fn user(&self) -> Option<&str> {
         match self {
             By::User { name, .. } => Some(name),
             _ => None,
         }
     }
 
-    fn operator(&self) -> Option<u64> {
+    pub(super) fn operator(&self) -> Option<u64> {
         match self {
             By::Operator { uid } => *uid,
             _ => None,
@@ -232,6 +232,7 @@ async fn look_at_all(shard: &Shard, removed: &HashSet<String>) -> Result<(), Sto
         return Ok(());
     }
     for partition in shard.partitions.iter().flatten() {
+        quota::forget_gone(shard, partition).await?;
         let index = partition.account_as_it_is(AccountId::SHARES).await?;
         for (at, owner) in index.sharers().into_iter().enumerate() {
             let is_old = |grantee: &Grantee| match grantee {

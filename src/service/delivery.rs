@@ -24,7 +24,7 @@ use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Shard, budget::Charge};
+use super::{Shard, budget::Charge, quota};
 use crate::{
     events::Limit,
     model::{AccountId, Flags, MailClass, PartitionId, Timestamp, Trail},
@@ -850,6 +850,9 @@ async fn commit_here(
         return Err(error.into());
     }
     tell::delivered(shard, order, &delivered, octets);
+    for it in &delivered {
+        quota::look_at(shard, partition, it.account).await;
+    }
     let failed = failed.into_iter().map(|(account, error)| (account, error.into())).collect();
     let (queued, kept): (Vec<Delivered>, Vec<Delivered>) =
         delivered.into_iter().partition(|it| it.account == AccountId::QUEUE);

@@ -23,7 +23,7 @@ use crate::{
         latest::Teller,
         mesh::Mesh,
     },
-    store::{Partition, Shares, StoreError},
+    store::{Partition, Quotas, Shares, StoreError},
 };
 
 pub mod access;
@@ -36,6 +36,7 @@ pub mod imap;
 pub mod intake;
 pub mod load;
 pub mod pop3;
+pub mod quota;
 pub mod relay;
 mod signed_text;
 pub mod signing;
@@ -79,6 +80,10 @@ pub struct Shard {
     pub signing: signing::Signing,
     /// What is shared with whom, on all shards.
     pub shares: Arc<Shares>,
+    /// The limits of all accounts, on all shards.
+    pub quotas: Arc<Quotas>,
+    /// Accounts here whose mail is near its limits, as the operator was told.
+    pub nearly_full: quota::NearlyFull,
     /// Other mail servers, by the DNS.
     pub resolver: Resolver,
     /// Sessions end at their next command boundary once this is set.
@@ -158,6 +163,7 @@ pub struct ServiceOptions {
     pub pop3: pop3::Pop3Options,
     pub imap: imap::ImapOptions,
     pub intake: intake::IntakeOptions,
+    pub quota: quota::QuotaOptions,
     pub relay: relay::RelayOptions,
     /// How far behind a shard may be before it puts mail off; zero: as far as it likes.
     pub lag_max: Duration,
@@ -178,6 +184,7 @@ impl Default for ServiceOptions {
             pop3: Default::default(),
             imap: Default::default(),
             intake: Default::default(),
+            quota: Default::default(),
             relay: Default::default(),
             lag_max: Duration::from_secs(1),
             write_timeout: Duration::from_secs(300),

@@ -22,6 +22,7 @@ mod message;
 mod options;
 mod partition;
 mod probe;
+mod quotas;
 mod repair;
 mod shares;
 mod space;
@@ -59,6 +60,7 @@ pub use self::{
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     handle::moves::{Arrived, Begun, Moves},
     handle::queue::{Settled, Settlement},
+    handle::quota::Usage,
     handle::replacing::Replacing,
     handle::seen::SeenIn,
     handle::shipment::{Manifest, Shipment, Ticket},
@@ -69,6 +71,7 @@ pub use self::{
     options::StoreOptions,
     partition::Partition,
     probe::StoreProbe,
+    quotas::{DefaultQuota, Quotas},
     repair::verify::{Finding, VerifyReport, kind_name},
     shares::Shares,
     space::compaction::CompactionReport,

@@ -12,9 +12,10 @@ use super::{
         cards::{CardSplit, undivided},
         run::RUN_RECORDS_MAX,
     },
+    quotas::Quotas,
     shares::Shares,
 };
-use crate::model::{PartitionId, SpecialUse};
+use crate::model::{AccountId, PartitionId, SpecialUse};
 
 /// Limits and sizes of a partition; `config` fills them.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub struct StoreOptions {
     /// accepted.
     pub deliveries_known: usize,
     pub mailboxes_per_account: usize,
-    /// Messages of one account, and their octets.
+    /// The most messages, and octets of them, that any account may have.
     pub holding: HoldingLimits,
     /// Expunged UIDs that a mailbox remembers.
     pub tombstones: TombstoneLimits,
@@ -65,6 +66,8 @@ pub struct StoreOptions {
     pub share_limits: PropertyLimits,
     /// What is shared with whom, for all shards.
     pub shares: Arc<Shares>,
+    /// The limits of each account, for all shards.
+    pub quotas: Arc<Quotas>,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
     /// Mailboxes of a new account besides INBOX.
@@ -103,11 +106,24 @@ impl Default for StoreOptions {
             properties: PropertyLimits::default(),
             share_limits: PropertyLimits { number: 50_000, octets: 4 << 20 },
             shares: Arc::default(),
+            quotas: Arc::default(),
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
                 .into_iter()
                 .map(|(name, special_use)| (name.to_owned(), special_use))
                 .collect(),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// The messages, and octets of them, that an account may have: its quota, up to the most that
+    /// any may have.
+    pub(super) fn holding_of(&self, account: AccountId) -> HoldingLimits {
+        let quota = self.quotas.limits(account);
+        HoldingLimits {
+            messages: quota.messages.unwrap_or(u64::MAX).min(self.holding.messages),
+            octets: quota.octets.unwrap_or(u64::MAX).min(self.holding.octets),
         }
     }
 }

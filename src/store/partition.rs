@@ -22,11 +22,12 @@ use super::{
     commits::{Commits, feed::Subscription, standing::Standing},
     damage::{Damage, Damages},
     error::StoreError,
-    format::effect::share_owner,
+    format::effect::{PropertyKind, quota_owner, share_owner},
     handle::{
         account::Account,
         delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
         moves::Moves,
+        quota::set_quota,
         shipment::{Shipment, Ticket},
     },
     log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
@@ -41,7 +42,7 @@ use super::{
     space::compaction::{CompactionReport, Space},
 };
 use crate::{
-    model::{AccountId, Grantees, Lsn, MailboxId, PartitionId},
+    model::{AccountId, Grantees, Lsn, MailboxId, PartitionId, QuotaLimits},
     runtime::{device::Device, executor::Executor, wait::Signal},
 };
 
@@ -192,6 +193,21 @@ impl Rooms {
         Ok(())
     }
 
+    /// Tells all shards which limits were set for accounts here.
+    async fn load_quotas(&self) -> Result<(), StoreError> {
+        let StoreOptions { partition, quotas, .. } = &*self.options;
+        if !self.accounts.has(AccountId::SHARES) {
+            quotas.load(*partition, std::iter::empty());
+            return Ok(());
+        }
+        let cell = self.accounts.load(AccountId::SHARES).await?;
+        let state = cell.state.borrow();
+        let set = state.properties.of_kind(PropertyKind::Quota);
+        let set = set.filter_map(|(key, it)| Some((quota_owner(key)?, QuotaLimits::decode(it)?)));
+        quotas.load(*partition, set);
+        Ok(())
+    }
+
     /// Starts the background tasks.
     fn start(&self) {
         self.checkpoints.start();
@@ -237,6 +253,7 @@ impl Partition {
         rooms.damages.news();
         rooms.start();
         rooms.load_shares().await?;
+        rooms.load_quotas().await?;
         rooms.checkpoints.schedule();
         if report.rebuilt || report.lost > Lsn(0) {
             rooms.checkpoints.want();
@@ -295,6 +312,19 @@ impl Partition {
         Moves::new(self.rooms.commits.clone())
     }
 
+    /// Sets the limits of an account; `None`: it has the default. They hold for what comes from now
+    /// on: mail beyond them stays.
+    ///
+    /// # Errors
+    /// `Limit` if too many accounts have limits of their own.
+    pub async fn set_quota(
+        &self,
+        account: AccountId,
+        limits: Option<QuotaLimits>,
+    ) -> Result<(), StoreError> {
+        set_quota(&self.rooms.commits, &self.rooms.accounts, account, limits).await
+    }
+
     /// Whether each of `accounts` could take one more message of `octets`.
     ///
     /// # Errors
@@ -307,7 +337,8 @@ impl Partition {
             match self.rooms.accounts.load(*account).await {
                 Ok(cell) => {
                     let state = cell.state.borrow();
-                    state.check_holding(1, octets, self.rooms.options.holding)?;
+                    let limits = self.rooms.options.holding_of(*account);
+                    state.check_holding(1, octets, limits)?;
                 }
                 Err(error) => unreadable = Some(error),
             }

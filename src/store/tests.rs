@@ -27,6 +27,7 @@ mod moves;
 mod pieces;
 mod properties;
 mod queue;
+mod quota;
 mod seen;
 mod shares;
 

@@ -17,7 +17,7 @@ use ringmail::{
     },
     events::{self, EventQueue, Kind, ShardEvents},
     metrics::ShardMetrics,
-    model::{AccountId, PartitionId, ShardId, Timestamp},
+    model::{AccountId, PartitionId, QuotaLimits, ShardId, Timestamp},
     protocol::smtp::{BareNewline, Limits},
     runtime::{
         connection::{Connection, TlsMode},
@@ -34,9 +34,10 @@ use ringmail::{
         budget::MessageBudget,
         delivery,
         intake::IntakeOptions,
+        quota::QuotaOptions,
         smtp::{self, AcceptAll, ListenerKind, Policy, SmtpOptions},
     },
-    store::{HoldingLimits, Partition, StoreOptions},
+    store::{HoldingLimits, Partition, Quotas, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
@@ -95,6 +96,9 @@ pub struct Choices {
     /// Each partition's `StoreOptions::deliveries_known`.
     pub deliveries_known: usize,
     pub holding: HoldingLimits,
+    /// What limits every account by default.
+    pub quota: QuotaLimits,
+    pub quota_options: QuotaOptions,
     pub policy: Rc<dyn Policy>,
 }
 
@@ -108,6 +112,8 @@ impl Default for Choices {
             deadlines: false,
             deliveries_known: 1000,
             holding: HoldingLimits::default(),
+            quota: QuotaLimits::default(),
+            quota_options: QuotaOptions::default(),
             policy: Rc::new(AcceptAll),
         }
     }
@@ -167,13 +173,16 @@ impl World {
         let owners: Vec<ShardId> = (0..2)
             .map(|number| ShardId(u16::from(PartitionId(number) != ALICE.partition(2))))
             .collect();
+        let quota = choices.quota;
+        let quotas = Arc::new(Quotas::new(2, Some(Box::new(move |_| quota))));
         let mut shards = Vec::new();
         for (seat, number) in seats.into_iter().zip(0..) {
             let id = ShardId(number);
             let partitions = (0..2)
                 .map(|number| {
-                    (owners[usize::from(number)] == id)
-                        .then(|| open(&simulation, &devices[usize::from(id.0)], number, &choices))
+                    (owners[usize::from(number)] == id).then(|| {
+                        open(&simulation, &devices[usize::from(id.0)], number, (&choices, &quotas))
+                    })
                 })
                 .collect();
             let shard = Rc::new(Shard {
@@ -198,6 +207,8 @@ impl World {
                 leases: Default::default(),
                 signing: Default::default(),
                 shares: Default::default(),
+                quotas: quotas.clone(),
+                nearly_full: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),
@@ -296,7 +307,7 @@ fn open(
     simulation: &Simulation,
     device: &MemoryDevice,
     number: u16,
-    choices: &Choices,
+    (choices, quotas): (&Choices, &Arc<Quotas>),
 ) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
     let options = StoreOptions {
@@ -304,6 +315,7 @@ fn open(
         segment_size: 8 << 20,
         deliveries_known: choices.deliveries_known,
         holding: choices.holding,
+        quotas: quotas.clone(),
         ..StoreOptions::default()
     };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
@@ -321,6 +333,7 @@ fn options(choices: &Choices) -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: choices.intake.clone(),
+        quota: choices.quota_options,
         lag_max: Duration::from_secs(1),
         relay: Default::default(),
         write_timeout: Duration::from_secs(60),

@@ -43,7 +43,7 @@ use ringmail::{
         imap::{self, Outcome},
         smtp::AcceptAll,
     },
-    store::{Account, Partition, Shares, StoreOptions},
+    store::{Account, Partition, Quotas, Shares, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
@@ -180,14 +180,16 @@ impl<'k> SimulatedWorld<'k> {
             (0..2).map(|number| ShardId(u16::from(PartitionId(number) != alices))).collect();
         let device = MemoryDevice::new();
         let shares = Arc::new(Shares::new(2));
+        let quotas = Arc::new(Quotas::new(2, None));
         let mut shards = Vec::new();
         for (seat, number) in seats.into_iter().zip(0..) {
             let id = ShardId(number);
             let device = if id == ShardId(0) { device.clone() } else { MemoryDevice::new() };
             let partitions = (0..2)
                 .map(|number| {
-                    (owners[usize::from(number)] == id)
-                        .then(|| open(&kit.simulation, &device, PartitionId(number), &shares))
+                    (owners[usize::from(number)] == id).then(|| {
+                        open(&kit.simulation, &device, PartitionId(number), (&shares, &quotas))
+                    })
                 })
                 .collect();
             shards.push(Rc::new(Shard {
@@ -212,6 +214,8 @@ impl<'k> SimulatedWorld<'k> {
                 leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
+                quotas: quotas.clone(),
+                nearly_full: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),
@@ -313,7 +317,7 @@ fn open(
     simulation: &Simulation,
     device: &MemoryDevice,
     partition: PartitionId,
-    shares: &Arc<Shares>,
+    (shares, quotas): (&Arc<Shares>, &Arc<Quotas>),
 ) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
     let card_split = mime::split_card;
@@ -322,6 +326,7 @@ fn open(
         segment_size: 1 << 20,
         card_split,
         shares: shares.clone(),
+        quotas: quotas.clone(),
         ..StoreOptions::default()
     };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
@@ -341,6 +346,7 @@ pub fn options(plaintext: bool) -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: Default::default(),
+        quota: Default::default(),
         lag_max: Duration::from_secs(1),
         relay: Default::default(),
         write_timeout: Duration::from_secs(60),

@@ -140,6 +140,7 @@ fn service_options() -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: Default::default(),
+        quota: Default::default(),
         lag_max: Duration::from_secs(1),
         relay: relay_options(),
         write_timeout: Duration::from_secs(60),
@@ -228,6 +229,8 @@ impl World {
                 leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
+                quotas: Default::default(),
+                nearly_full: Default::default(),
                 resolver: crate::resolver::Resolver::new(
                     zone.clone(),
                     executor.clone(),

@@ -6,7 +6,7 @@ use std::{convert::Infallible, rc::Rc, time::Duration};
 
 use super::{
     ListenerKind,
-    envelope::{Envelope, MESSAGES_FAILED, Outcome},
+    envelope::{Envelope, MESSAGES_FAILED, Outcome, has_room},
     policy::{self, Client, Disposition},
     recipient::{self, Recipient, Route},
     replies::{
@@ -191,7 +191,11 @@ impl Dialogue for Conversation {
                 let logged_in = self.identity.is_some();
                 let asker = recipient::Asker { role: self.kind.role(), peer, logged_in };
                 let recipient = Recipient::find(&self.channel.shard, asker, forward_path).await;
-                let judged = self.judged(policy::Step::Recipient(&recipient)).await;
+                let octets = self.envelope.announced();
+                let judged = match has_room(&self.channel.shard, &recipient, octets).await {
+                    Ok(()) => self.judged(policy::Step::Recipient(&recipient)).await,
+                    Err(refusal) => Err(refusal),
+                };
                 let added = judged.and_then(|disposition| {
                     self.envelope.add(&self.channel.shard, &recipient, disposition)
                 });

@@ -9,8 +9,8 @@ use super::{
     policy::{self, Client, Disposition, FIELDS_MAX, Ruling, Step},
     recipient::{Accepted, Aim, Recipient, Recipients, Route},
     replies::{
-        MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, QUEUE_FULL, STORE_FULL, STORE_TROUBLE,
-        TOO_BUSY,
+        MAILBOX_FULL, MAILBOX_FULL_NOW, MAILBOX_REFUSED, MESSAGES_BUSY, QUEUE_FULL, STORE_FULL,
+        STORE_TROUBLE, TOO_BUSY,
     },
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         Shard,
         budget::Charge,
         delivery::{Delivery, Failure, Poster},
+        quota,
         signed_text::SignedText,
     },
     store::Partition,
@@ -67,6 +68,8 @@ pub(super) struct Envelope {
     tls_required: Option<Box<TlsRequired>>,
     /// What MAIL asked for.
     asked: Asked,
+    /// The size that MAIL announced; 0 if it did not.
+    announced: u64,
     /// The message's id, in our Received field and the reply.
     id: String,
     /// When the message began.
@@ -141,6 +144,7 @@ impl Envelope {
             passage: Passage::default(),
             tls_required: None,
             asked: Asked::default(),
+            announced: 0,
             id: String::new(),
             began: Timestamp::default(),
             trail,
@@ -301,6 +305,12 @@ impl Envelope {
     pub(super) fn note_sender(&mut self, sender: &Sender<'_>, now: Timestamp) {
         self.asked = Asked::of(&sender.parameters, now);
         self.charge.set_class(self.class_of(sender));
+        self.announced = sender.parameters.size.unwrap_or(0);
+    }
+
+    /// The octets that MAIL announced (RFC 1870), as far as it did.
+    pub(super) fn announced(&self) -> u64 {
+        self.announced
     }
 
     /// Domains of senders in the next message's header are rewritten, or not.
@@ -428,10 +438,11 @@ impl Envelope {
             }
             Ok(results) => {
                 for (result, what) in results.iter().zip(self.accepted_as(client.listener.role())) {
-                    self.append_reply(*result, what, output);
+                    append_reply(shard, *result, (what, &self.id), output);
                 }
                 let failure = results.iter().find_map(|result| result.err());
-                failure.filter(|_| !results.iter().any(Result::is_ok)).map(failure_reply)
+                let failure = failure.filter(|_| !results.iter().any(Result::is_ok));
+                failure.map(|failure| failure_reply(shard, failure))
             }
         };
         let accepted = refusal.is_none();
@@ -614,12 +625,17 @@ impl Envelope {
         };
         each.into_iter().flatten().chain(one).map(said)
     }
+}
 
-    fn append_reply(&self, result: Result<(), Failure>, what: Reply, output: &mut Vec<u8>) {
-        match result {
-            Ok(()) => reply::append_accepted(output, what, &self.id),
-            Err(failure) => failure_reply(failure).append_to(output),
-        }
+fn append_reply(
+    shard: &Shard,
+    result: Result<(), Failure>,
+    (what, id): (Reply, &str),
+    output: &mut Vec<u8>,
+) {
+    match result {
+        Ok(()) => reply::append_accepted(output, what, id),
+        Err(failure) => failure_reply(shard, failure).append_to(output),
     }
 }
 
@@ -663,16 +679,38 @@ impl Asked {
 /// partition of another shard reports it when it gets the message.
 fn admit(shard: &Shard, account: AccountId) -> Result<(), Reply> {
     let admits = shard.local_partition(account).map_or(Ok(()), Partition::admits);
-    admits.map_err(|error| failure_reply(error.into()))
+    admits.map_err(|error| failure_reply(shard, error.into()))
 }
 
 /// The only place where storage errors are mapped to SMTP codes.
-fn failure_reply(failure: Failure) -> Reply {
+fn failure_reply(shard: &Shard, failure: Failure) -> Reply {
     match failure {
         Failure::Full => STORE_FULL,
         Failure::NoMemory => MESSAGES_BUSY,
         Failure::Unavailable => STORE_TROUBLE,
-        Failure::OverQuota => MAILBOX_FULL,
+        Failure::OverQuota => mailbox_full(shard),
         Failure::Refused => MAILBOX_REFUSED,
+    }
+}
+
+fn mailbox_full(shard: &Shard) -> Reply {
+    if shard.options.quota.defers { MAILBOX_FULL_NOW } else { MAILBOX_FULL }
+}
+
+/// Refuses a recipient who has a quota and no room for one more message, before the message is
+/// sent in vain. Those of an alias are not asked: the others may have room.
+pub(super) async fn has_room(
+    shard: &Rc<Shard>,
+    recipient: &Recipient<'_>,
+    octets: u64,
+) -> Result<(), Reply> {
+    match recipient.route {
+        Route::Here { account, .. } | Route::Elsewhere { account, .. } => {
+            match quota::has_room(shard, account, octets).await {
+                true => Ok(()),
+                false => Err(mailbox_full(shard)),
+            }
+        }
+        _ => Ok(()),
     }
 }

@@ -42,6 +42,8 @@ pub(super) const MESSAGES_BUSY: Reply =
 pub(super) const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
 pub(super) const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
 pub(super) const MAILBOX_FULL: Reply = Reply("552 5.2.2 The mailbox is full");
+/// `quota.over = "defer"`.
+pub(super) const MAILBOX_FULL_NOW: Reply = Reply("452 4.2.2 The mailbox is full, try again later");
 pub(super) const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
 
 // The end of a session.

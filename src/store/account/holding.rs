@@ -3,12 +3,16 @@
 //! Copies share their bodies, so a COPY of everything onto itself takes no disk; but each message
 //! takes memory in the account's tables, and a hundred copies of copies would fill it.
 //!
-//! Invariant: published messages are counted, so that the sums match STATUS. Staged changes come on
-//! top: at most as many as fit in one batch of the log.
+//! Published messages are counted, so that the sums match STATUS; changes that are staged are kept
+//! beside them. A limit is checked against both, so that of two messages for the same last place
+//! one is refused, even while neither is durable.
 //!
 //! Owned by the account in memory; shard-local.
 
+use std::collections::VecDeque;
+
 use super::super::{error::StoreError, message::MailboxStatus};
+use crate::model::Lsn;
 
 /// The limits of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,12 +68,79 @@ impl Holding {
     }
 }
 
+/// What staged entries will change.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct StagedHolding {
+    /// Of each entry, in the order of the log: messages and octets that come or go.
+    entries: VecDeque<(Lsn, i128, i128)>,
+    messages: i128,
+    octets: i128,
+}
+
+impl StagedHolding {
+    fn count(&mut self, messages: i128, octets: i128) {
+        self.messages += messages;
+        self.octets += octets;
+    }
+
+    /// An effect of the entry at `lsn` adds messages, or removes them.
+    pub(crate) fn stage(&mut self, lsn: Lsn, added: Holding, removed: Holding) {
+        let messages = i128::from(added.messages) - i128::from(removed.messages);
+        let octets = i128::from(added.octets) - i128::from(removed.octets);
+        match self.entries.back_mut().filter(|entry| entry.0 == lsn) {
+            Some(entry) => (entry.1, entry.2) = (entry.1 + messages, entry.2 + octets),
+            None => self.entries.push_back((lsn, messages, octets)),
+        }
+        self.count(messages, octets);
+    }
+
+    /// The entry at `lsn` is durable: its messages are counted as published.
+    pub(crate) fn publish(&mut self, lsn: Lsn) {
+        while let Some((at, messages, octets)) = self.entries.front().copied()
+            && at <= lsn
+        {
+            self.entries.pop_front();
+            self.count(-messages, -octets);
+        }
+    }
+
+    /// What there will be once all of it is published.
+    pub(crate) fn on(&self, published: Holding) -> Holding {
+        let sum = |published: u64, staged: i128| {
+            (i128::from(published) + staged).clamp(0, u64::MAX.into()) as u64
+        };
+        Holding {
+            messages: sum(published.messages, self.messages),
+            octets: sum(published.octets, self.octets),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn status(messages: u32, size: u64) -> MailboxStatus {
         MailboxStatus { messages, size, ..MailboxStatus::default() }
+    }
+
+    #[test]
+    fn staged_changes_count_until_they_are_published() {
+        let some = |messages, octets| Holding { messages, octets };
+        let nothing = Holding::default();
+        let mut staged = StagedHolding::default();
+        let published = some(3, 30);
+        staged.stage(Lsn(8), some(1, 10), nothing);
+        staged.stage(Lsn(8), nothing, some(2, 25));
+        staged.stage(Lsn(16), some(1, 1), nothing);
+        assert_eq!(staged.on(published), some(3, 16));
+        assert_eq!(staged.on(some(1, 5)), some(1, 0));
+        staged.publish(Lsn(7));
+        assert_eq!(staged.on(published), some(3, 16));
+        staged.publish(Lsn(8));
+        assert_eq!(staged.on(some(2, 15)), some(3, 16));
+        staged.publish(Lsn(24));
+        assert_eq!(staged.on(some(3, 16)), some(3, 16));
     }
 
     #[test]

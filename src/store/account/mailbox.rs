@@ -22,6 +22,7 @@ use super::{
     },
     annotations::MailboxAnnotations,
     cards::MailboxCards,
+    holding::Holding,
     runs::{Delta, merge_over},
     snapshot::{MessageTable, Published, Snapshot},
     tombstones::{Tombstone, TombstoneLimits, Tombstones},
@@ -157,6 +158,21 @@ impl Mailbox {
         }
         let message = self.loaded.as_ref()?.table.by_uid(uid)?;
         Some(PendingState { flags: message.flags, mod_seq: message.mod_seq })
+    }
+
+    /// Those of `uids` that are published and not expunged in pending state; needs the table
+    /// loaded.
+    pub(crate) fn pending_holding(&self, uids: &[Uid]) -> Holding {
+        let Some(loaded) = &self.loaded else { return Holding::default() };
+        let is_there = |uid: &&Uid| {
+            let staged = self.pending.overlay.get(uid);
+            staged.is_none_or(|(_, state)| state.is_some())
+        };
+        let messages = uids.iter().filter(is_there).filter_map(|uid| loaded.table.by_uid(*uid));
+        messages.fold(Holding::default(), |sum, message| Holding {
+            messages: sum.messages + 1,
+            octets: sum.octets.saturating_add(message.body.size),
+        })
     }
 
     /// Published messages that are not expunged in pending state, with their pending flags.

@@ -19,7 +19,7 @@ use super::{
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
-    holding::{Holding, HoldingLimits},
+    holding::{Holding, HoldingLimits, StagedHolding},
     mailbox::Mailbox,
     namespace::Namespace,
     properties::{Properties, PropertyChanges, PropertyLimits},
@@ -80,6 +80,8 @@ pub(crate) struct AccountState {
     pub stand_in: bool,
     /// Messages published in all mailboxes; `None` until needed.
     pub holding: Cell<Option<Holding>>,
+    /// Messages that staged entries add and remove.
+    staged_holding: StagedHolding,
     pub tombstone_limits: TombstoneLimits,
     /// Staged, unpublished effects that change names.
     pending_renames: u32,
@@ -111,6 +113,7 @@ impl AccountState {
             page: None,
             stand_in: false,
             holding: Cell::new(None),
+            staged_holding: StagedHolding::default(),
             tombstone_limits: TombstoneLimits::default(),
             pending_renames: 0,
             watchers: Watchers::default(),
@@ -205,10 +208,18 @@ impl AccountState {
             }
             Effect::Message { mailbox, message, .. } => {
                 self.pending_mod_seq = self.pending_mod_seq.max(message.mod_seq);
+                let added = Holding { messages: 1, octets: message.body.size };
+                self.staged_holding.stage(lsn, added, Holding::default());
                 self.stage_in(*mailbox, lsn, effect);
             }
             Effect::Flags { mailbox, mod_seq, .. } | Effect::Expunge { mailbox, mod_seq, .. } => {
                 self.pending_mod_seq = self.pending_mod_seq.max(*mod_seq);
+                if let Effect::Expunge { uids, .. } = effect
+                    && let Some(mailbox) = self.mailboxes.get(mailbox)
+                {
+                    let removed = mailbox.pending_holding(uids);
+                    self.staged_holding.stage(lsn, Holding::default(), removed);
+                }
                 self.stage_in(*mailbox, lsn, effect);
             }
             Effect::Keyword { mailbox, .. } => self.stage_in(*mailbox, lsn, effect),
@@ -245,6 +256,7 @@ impl AccountState {
     /// moved to `wake`, to be woken when nothing is borrowed.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
+        self.staged_holding.publish(lsn);
         self.watchers.take(wake);
         if !(planted(Plant::LoseSubscription) && matches!(effect, Effect::Subscription { .. })) {
             self.dirty = true;
@@ -331,13 +343,18 @@ impl AccountState {
         self.holding.set(self.holding.get().map(|holding| holding.changed(before, after)));
     }
 
-    /// Refuses changes that would exceed the account's quota.
+    /// Refuses changes that would exceed the account's quota, once all that is staged is durable.
     pub(crate) fn check_holding(
         &self,
         messages: u64,
         octets: u64,
         limits: HoldingLimits,
     ) -> Result<(), StoreError> {
+        self.staged_holding.on(self.holding()).check(messages, octets, limits)
+    }
+
+    /// The messages published.
+    pub(crate) fn holding(&self) -> Holding {
         let sum = || Holding::of(self.mailboxes.values().map(|mailbox| &mailbox.status));
         let holding = self.holding.get().unwrap_or_else(sum);
         if SELF_CHECKS {
@@ -347,7 +364,7 @@ impl AccountState {
             });
         }
         self.holding.set(Some(holding));
-        holding.check(messages, octets, limits)
+        holding
     }
 
     /// Applies the effects found in the log at start that the page lacks. The tables of mailboxes

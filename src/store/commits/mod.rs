@@ -40,7 +40,7 @@ use super::{
     },
     error::StoreError,
     format::{
-        effect::{BODY_HERE, Effect, PropertyKind, share_owner},
+        effect::{BODY_HERE, Effect, PropertyKind, quota_owner, share_owner},
         payload,
     },
     log::{EntryHeader, EntryKind, Log, entry_len},
@@ -48,7 +48,7 @@ use super::{
     options::StoreOptions,
 };
 use crate::{
-    model::{AccountId, Grantees, Lsn, MailboxId, Uid},
+    model::{AccountId, Grantees, Lsn, MailboxId, QuotaLimits, Uid},
     plant::{Plant, planted},
     runtime::executor::Executor,
 };
@@ -279,10 +279,15 @@ impl Commits {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// The index of shares in memory follows its properties. Called before the effect is published
-    /// in the account.
+    /// The index of shares in memory follows its properties, and so do the quotas. Called before
+    /// the effect is published in the account.
     fn publish_share(&self, cell: &AccountCell, effect: &Effect) {
         let Effect::Property { account: AccountId::SHARES, key, value } = effect else { return };
+        if let Some(of) = quota_owner(key) {
+            let limits = value.as_ref().and_then(|it| QuotaLimits::decode(it));
+            self.options.quotas.change(self.options.partition, of, limits);
+            return;
+        }
         let Some(owner) = share_owner(key) else { return };
         let state = cell.state.borrow();
         let before = state.properties.published().get(key);

@@ -43,7 +43,7 @@ pub(crate) struct NewMailbox {
 pub enum PropertyKind {
     /// RFC 4314
     Acl = 1,
-    /// RFC 9208
+    /// Of [`AccountId::SHARES`]: the limits that were set for an account (RFC 9208).
     Quota = 2,
     /// RFC 5464
     Metadata = 3,
@@ -81,6 +81,18 @@ pub(crate) fn seen_key(owner: AccountId, mailbox: MailboxId) -> PropertyKey {
 /// [`crate::model::Grantees`].
 pub(crate) fn share_key(owner: AccountId) -> PropertyKey {
     (PropertyKind::Share, MailboxId(0), owner.0.to_le_bytes().to_vec())
+}
+
+/// Key of the property of [`AccountId::SHARES`] that has the encoded
+/// [`crate::model::QuotaLimits`] of an account.
+pub(crate) fn quota_key(account: AccountId) -> PropertyKey {
+    (PropertyKind::Quota, MailboxId(0), account.0.to_le_bytes().to_vec())
+}
+
+/// The account that a key of [`quota_key`] names.
+pub(crate) fn quota_owner(key: &PropertyKey) -> Option<AccountId> {
+    let number = key.2.as_slice().try_into().ok().map(u64::from_le_bytes);
+    number.filter(|_| (key.0, key.1) == (PropertyKind::Quota, MailboxId(0))).map(AccountId)
 }
 
 /// The owner that a key of [`share_key`] names.

@@ -309,8 +309,9 @@ impl Route<'_> {
         }
         if self.adds() {
             let octets = messages.iter().map(|message| message.body.size).sum();
-            let limits = commits.options.holding;
-            target.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
+            let state = target.cell.state.borrow();
+            let limits = commits.options.holding_of(state.id);
+            state.check_holding(messages.len() as u64, octets, limits)?;
         }
         let generation = commits.log.generation();
         commits.accounts.ensure_table(&source.cell, source_mailbox).await?;
@@ -367,7 +368,7 @@ impl Route<'_> {
                 // Checked again: other sessions may have copied since the command was checked as a
                 // whole.
                 let octets = originals.iter().map(|original| original.body.size).sum();
-                let limits = target.commits.options.holding;
+                let limits = target.commits.options.holding_of(state.id);
                 state.check_holding(originals.len() as u64, octets, limits)?;
             }
             let (account, mod_seq) = (state.id, state.allocate_mod_seq());

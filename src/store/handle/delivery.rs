@@ -207,7 +207,7 @@ pub(crate) fn plan_message(
     let state = &mut *state;
     let account = state.id;
     if account != AccountId::QUEUE {
-        state.check_holding(1, size, commits.options.holding)?;
+        state.check_holding(1, size, commits.options.holding_of(account))?;
     }
     let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
     let uid_validity = found.status.uid_validity;

@@ -11,6 +11,7 @@ pub(super) mod copying;
 pub(super) mod delivery;
 pub(super) mod moves;
 pub(super) mod queue;
+pub(super) mod quota;
 pub(super) mod replacing;
 pub(super) mod seen;
 pub(super) mod shipment;

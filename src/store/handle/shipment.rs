@@ -134,7 +134,8 @@ impl Shipment {
         self.commits.admission.admit()?;
         let mut state = account.cell.state.borrow_mut();
         state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-        state.check_holding(messages, octets, self.commits.options.holding)
+        let limits = self.commits.options.holding_of(state.id);
+        state.check_holding(messages, octets, limits)
     }
 
     /// Puts those of the messages that are in `manifest` into `mailbox` of `account`, durably.
@@ -210,7 +211,8 @@ impl Shipment {
         {
             let mut state = account.cell.state.borrow_mut();
             let octets = messages.iter().map(|(.., shipped)| shipped.body.body.size).sum();
-            state.check_holding(messages.len() as u64, octets, self.commits.options.holding)?;
+            let limits = self.commits.options.holding_of(state.id);
+            state.check_holding(messages.len() as u64, octets, limits)?;
             let (id, mod_seq) = (state.id, state.allocate_mod_seq());
             let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
             copied.uid_validity = found.status.uid_validity;
