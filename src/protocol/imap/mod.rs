@@ -22,6 +22,7 @@ pub mod message;
 mod name;
 mod object_id;
 mod pattern;
+pub mod quota;
 mod response;
 mod sequence;
 pub mod session;

@@ -213,6 +213,8 @@ pub struct StatusValues {
     pub mailbox_id: Option<ObjectId>,
     /// Most octets of a message that APPEND takes.
     pub append_limit: u64,
+    /// Octets of deleted messages.
+    pub deleted_octets: u64,
 }
 
 /// The result of ESEARCH (RFC 4731 3.1); absent parts are left out.
@@ -368,6 +370,7 @@ impl<'o> Writer<'o> {
             (StatusItems::SIZE, "SIZE ", values.size),
             (StatusItems::DELETED, "DELETED ", u64::from(values.deleted)),
             (StatusItems::APPEND_LIMIT, "APPENDLIMIT ", append_limit(values.append_limit).into()),
+            (StatusItems::DELETED_STORAGE, "DELETED-STORAGE ", values.deleted_octets),
         ];
         self.out.extend_from_slice(b"* STATUS ");
         self.mailbox(name);
@@ -425,6 +428,30 @@ impl<'o> Writer<'o> {
         self.mailbox(name);
         self.out.push(b' ');
         push_astring(self.out, rights.told().as_bytes());
+        self.line_end();
+    }
+
+    /// RFC 9208 4.2.2; `mailbox` in UTF-8.
+    pub fn quota_root(&mut self, mailbox: &str, root: Option<&str>) {
+        self.out.extend_from_slice(b"* QUOTAROOT ");
+        self.mailbox(mailbox);
+        if let Some(root) = root {
+            self.out.push(b' ');
+            push_astring(self.out, root.as_bytes());
+        }
+        self.line_end();
+    }
+
+    /// RFC 9208 4.2.1: of each resource, what is used and the limit. Octets are told in units of
+    /// 1,024 (RFC 9208 5.1), so that what is used is never told as less, nor a limit as more.
+    pub fn quota(&mut self, root: &str, octets: (u64, u64), messages: (u64, u64)) {
+        self.out.extend_from_slice(b"* QUOTA ");
+        push_astring(self.out, root.as_bytes());
+        push_pair(self.out, " (STORAGE ", octets.0.div_ceil(1024));
+        push_pair(self.out, " ", octets.1 / 1024);
+        push_pair(self.out, " MESSAGE ", messages.0);
+        push_pair(self.out, " ", messages.1);
+        self.out.push(b')');
         self.line_end();
     }
 

@@ -11,7 +11,7 @@ use super::{
     authentication,
     capability::{CapabilityRow, Offered},
     cursor::{Cursor, Parsed},
-    mailbox, message, session,
+    mailbox, message, quota, session,
     state::{State, States},
 };
 
@@ -76,6 +76,10 @@ capabilities! {
     CompressDeflate  "COMPRESS=DEFLATE"   Always; // RFC 4978
     Unauthenticate   "UNAUTHENTICATE"     Always; // RFC 8437
     Language         "LANGUAGE"           Always; // RFC 5255
+    Quota            "QUOTA"              Always; // RFC 9208
+    QuotaSet         "QUOTASET"           Always; // RFC 9208
+    QuotaStorage     "QUOTA=RES-STORAGE"  Always; // RFC 9208
+    QuotaMessage     "QUOTA=RES-MESSAGE"  Always; // RFC 9208
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
 }
@@ -152,6 +156,11 @@ macro_rules! command_table {
         get_acl::GetAcl<'a>            [b"GETACL"       Plain LoggedIn         All      Acl];
         list_rights::ListRights<'a>    [b"LISTRIGHTS"   Plain LoggedIn         All      Acl];
         my_rights::MyRights<'a>        [b"MYRIGHTS"     Plain LoggedIn         All      Acl];
+    }
+    quota {
+        get_quota::GetQuota<'a>        [b"GETQUOTA"     Plain LoggedIn         All      Quota];
+        get_quota_root::GetQuotaRoot<'a> [b"GETQUOTAROOT" Plain LoggedIn       All      Quota];
+        set_quota::SetQuota<'a>        [b"SETQUOTA"     Plain LoggedIn         All      QuotaSet];
     }
     message {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];

@@ -18,14 +18,14 @@ use super::{
 };
 use crate::{
     model::{
-        FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
-        UidValidity,
+        AccountId, FlagAction, FlagMask, Flags, MailboxId, ModSeq, QuotaLimits, Right, Rights,
+        SpecialUse, Subject, Uid, UidValidity,
     },
     protocol::imap::{self, Code, MailboxName, NameForm, ObjectId, SEPARATOR, Status},
-    service::{access::Edit, transfer::Way},
+    service::{self, access::Edit, transfer::Way},
     store::{
         Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
-        Unsettled,
+        Unsettled, Usage,
     },
 };
 
@@ -121,6 +121,69 @@ async fn find(
     let (seen_is_personal, info, rights) = found.ok_or_else(missing)?;
     let seen_book = SeenBook::new(namespace.own().account.clone(), reach.account, &info);
     Ok(Folder { home, reach, info, rights, seen_is_personal, seen_book })
+}
+
+/// GETQUOTAROOT (RFC 9208 4.1.2): the mailbox's name, and the quota root of its account with what
+/// is used of it. The name of one of the user's own need not exist. Of somebody else's account that
+/// is told to who may put messages into the mailbox, and to administrators: others learn no root.
+pub(super) async fn quota_root(
+    session: &Session,
+    name: &MailboxName<'_>,
+) -> Result<(String, Option<(String, Usage)>), Failure> {
+    let namespace = Namespace::of(session)?;
+    let name = name.to_utf8(session.name_form()).map_err(|_| no_such_mailbox())?;
+    let located = namespace.locate(&name).ok_or_else(no_such_mailbox)?;
+    let root = namespace.root_of(&located.reach);
+    if located.reach.account == namespace.user().account {
+        let usage = namespace.own().account.usage();
+        return Ok((located.name, Some((root, usage))));
+    }
+    let folder = find(&namespace, &name, Rights::of(&[Right::Lookup]), no_such_mailbox).await?;
+    let is_told = folder.rights.contain(Right::Insert)
+        || namespace.user().is_administrator(namespace.shard());
+    if !is_told {
+        return Ok((folder.name(), None));
+    }
+    let asked = |holding: Holding| async move { Ok(holding.account.usage()) };
+    let usage = folder.home.at_owner(asked).await?;
+    Ok((folder.name(), Some((root, usage))))
+}
+
+/// The limits that a quota root stands for, and what is used. Roots that a user may not know of are
+/// like none.
+pub(super) async fn quota(session: &Session, root: &[u8]) -> Result<Usage, Failure> {
+    let namespace = Namespace::of(session)?;
+    let account = account_of_root(&namespace, root)?;
+    let asked = |holding: Holding| async move { Ok(holding.account.usage()) };
+    home_of(&namespace, account).await?.at_owner(asked).await
+}
+
+/// SETQUOTA (RFC 9208 4.1.3).
+pub(super) async fn set_quota(
+    session: &Session,
+    root: &[u8],
+    limits: QuotaLimits,
+) -> Result<Usage, Failure> {
+    let namespace = Namespace::of(session)?;
+    if !namespace.user().is_administrator(namespace.shard()) {
+        return Err(Failure::no(Code::NoPerm, "Only administrators set quotas"));
+    }
+    let account = account_of_root(&namespace, root)?;
+    let work = move |holding: Holding| async move { holding.set_quota(limits).await };
+    home_of(&namespace, account).await?.at_owner(work).await
+}
+
+fn account_of_root(namespace: &Namespace, root: &[u8]) -> Result<AccountId, Failure> {
+    let root = std::str::from_utf8(root).ok();
+    let account = root.and_then(|root| namespace.account_of_root(root));
+    account.ok_or_else(|| Failure::no(Code::NonExistent, "No such quota root"))
+}
+
+async fn home_of(namespace: &Namespace, account: AccountId) -> Result<Home, Failure> {
+    match account == namespace.user().account {
+        true => Ok(Home::Here(namespace.own().clone())),
+        false => Home::of(namespace.shard(), account, namespace.user()).await,
+    }
 }
 
 /// The selected mailbox, for a command that needs all of `rights` on it beside the one to read. A
@@ -231,6 +294,29 @@ impl Folder {
             Ok(status)
         };
         self.home.at_owner(asked).await
+    }
+
+    /// The octets that an EXPUNGE would free.
+    pub(super) async fn deleted_octets(&self) -> Result<u64, Failure> {
+        let mailbox = self.info.id;
+        let asked = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::Read])?;
+            Ok(holding.account.deleted_octets(mailbox).await?)
+        };
+        self.home.at_owner(asked).await
+    }
+
+    /// How full, in percent, the account is after something was added, if it is the user's own and
+    /// nearly full. Its operator learns of others too.
+    pub(super) async fn nearly_full(&self) -> Option<u64> {
+        if self.home.shard().quotas.limits(self.reach.account).is_none() {
+            return None;
+        }
+        let look = |holding: Holding| async move {
+            Ok(service::quota::look(&holding.shard, &holding.account))
+        };
+        let percent = self.home.at_owner(look).await.ok()?;
+        percent.filter(|_| self.reach.prefix.is_empty())
     }
 
     /// Where the octets of messages go that are to be appended.
@@ -582,6 +668,15 @@ fn within_rights(
     let rights = check(holding, mailbox, &[Right::Read])?;
     let within = change.within.and(holding.shared_flags(mailbox, rights));
     Ok(FlagChange { within, ..change })
+}
+
+/// The soft warning of RFC 9208 4.3.1, for a user whose account is nearly full after something was
+/// added to the mailbox.
+pub(super) async fn tell_nearly_full(session: &mut Session, folder: &Folder) {
+    if let Some(percent) = folder.nearly_full().await {
+        let text = format!("The account is {percent}% full");
+        session.writer().untagged(Status::No, Some(Code::OverQuota), &text);
+    }
 }
 
 /// Those of `uids` that there are, for a change that leaves the flags of all users as they are.

@@ -7,7 +7,8 @@
 //! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
 //!                service/channel.rs
 //! pipeline       changes that are decided and not yet durable
-//! session/  authentication/  mailbox/  access/  message/   the commands, a file each
+//! session/  authentication/  mailbox/  access/  quota/  message/
+//!                the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
 //! quoted         octets of messages that an URL names
@@ -41,6 +42,7 @@ mod message;
 mod namespace;
 mod options;
 mod pipeline;
+mod quota;
 mod quoted;
 mod reader;
 mod reply;

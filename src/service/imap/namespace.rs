@@ -123,6 +123,38 @@ impl Namespace {
         Some(Reach { account, owner, prefix })
     }
 
+    /// The account whose limits a quota root stands for, and the name of its root, for who may know
+    /// of them: his own, and all of them if he is an administrator.
+    pub(super) fn account_of_root(&self, root: &str) -> Option<AccountId> {
+        let account = match root {
+            "" => self.user.account,
+            SHARED => AccountId::PUBLIC,
+            other => {
+                let owner = below(other, OTHER_USERS).filter(|owner| !owner.is_empty())?;
+                self.shard.directory.account_named(owner)?
+            }
+        };
+        let may = account == self.user.account || self.user.is_administrator(&self.shard);
+        may.then_some(account)
+    }
+
+    /// The quota root of an account.
+    pub(super) fn root_of(&self, reach: &Reach) -> String {
+        match reach.account {
+            account if account == self.user.account => String::new(),
+            AccountId::PUBLIC => SHARED.to_owned(),
+            _ => format!("{OTHER_USERS}{SEPARATOR}{}", reach.owner),
+        }
+    }
+
+    pub(super) fn user(&self) -> &User {
+        &self.user
+    }
+
+    pub(super) fn shard(&self) -> &Rc<Shard> {
+        &self.shard
+    }
+
     /// Everybody else who shares something with the user, in the order of their mailboxes' names.
     fn others(&self) -> Vec<Reach> {
         let owners = self.user.sharers(&self.shard);

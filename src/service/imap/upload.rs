@@ -7,7 +7,7 @@
 
 use super::{
     accounts::{Attributes, Staging},
-    folder::Folder,
+    folder::{Folder, tell_nearly_full},
     quoted::Quoted,
     reply::{Failure, Reply},
     state::Session,
@@ -74,6 +74,7 @@ impl Uploaded {
         let Uploaded { staging, messages, .. } = self;
         let (stored, kept, unsettled) = folder.append(staging, &seen(&messages)).await?;
         kept.tell(session)?;
+        tell_nearly_full(session, folder).await;
         let finish = move |session: &Session| {
             tell_events(session, &stored, &messages);
             answer(stored)
@@ -97,6 +98,7 @@ impl Uploaded {
         let (selected, seen) = (session.selected()?, seen(&self.messages));
         let (stored, kept) = folder.replace(self.staging, &seen, (selected, replaced)).await?;
         kept.tell(session)?;
+        tell_nearly_full(session, folder).await;
         tell_events(session, &[stored], &self.messages);
         Ok(stored)
     }

@@ -14,7 +14,7 @@ pub struct Status<'a> {
 }
 
 /// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 7889 3, RFC 8438 2, RFC 9051
-/// 6.3.11).
+/// 6.3.11, RFC 9208 4.1.4).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StatusItems(pub u16);
 
@@ -30,6 +30,7 @@ impl StatusItems {
     /// RFC 8474 4.3
     pub const MAILBOX_ID: StatusItems = StatusItems(256);
     pub const APPEND_LIMIT: StatusItems = StatusItems(1 << 15);
+    pub const DELETED_STORAGE: StatusItems = StatusItems(512);
 
     pub fn contains(self, other: StatusItems) -> bool {
         self.0 & other.0 == other.0
@@ -53,6 +54,11 @@ impl<'a> Arguments<'a> for Status<'a> {
 pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
     let mut items = StatusItems::default();
     cursor.list(false, "a list of status items is missing", |cursor| {
+        // The one name that is not a mere word.
+        if cursor.eat_all(b"DELETED-STORAGE") {
+            items.insert(StatusItems::DELETED_STORAGE);
+            return Ok(());
+        }
         items.insert(match cursor.word()?.as_bytes() {
             b"MESSAGES" => StatusItems::MESSAGES,
             b"RECENT" => StatusItems::RECENT,
@@ -95,5 +101,9 @@ mod tests {
         check("STATUS x (DELETED)", status(StatusItems::DELETED));
         check("STATUS x (MAILBOXID)", status(StatusItems::MAILBOX_ID));
         check("STATUS x (APPENDLIMIT)", status(StatusItems::APPEND_LIMIT));
+        check(
+            "STATUS x (DELETED deleted-storage)",
+            status(StatusItems(StatusItems::DELETED.0 | StatusItems::DELETED_STORAGE.0)),
+        );
     }
 }

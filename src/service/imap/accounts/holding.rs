@@ -11,15 +11,16 @@ use super::{
 };
 use crate::{
     model::{
-        AccessList, AccountId, Asker, FlagMask, Flags, MailboxId, Right, Rights, SpecialUse,
-        Subject, rights_stored,
+        AccessList, AccountId, Asker, FlagMask, Flags, MailboxId, QuotaLimits, Right, Rights,
+        SpecialUse, Subject, rights_stored,
     },
     protocol::imap::{self, Code, SEPARATOR},
     service::{
         Shard,
         access::{self, Edit, PublicNews},
+        quota,
     },
-    store::{Account, MailboxInfo, Names, Renamed, StoreError},
+    store::{Account, MailboxInfo, Names, Renamed, StoreError, Usage},
 };
 
 /// Names looked at before other sessions get their turn.
@@ -382,6 +383,22 @@ impl Holding {
             Err(StoreError::NotPermitted(NOT_ALLOWED)) => Err(not_allowed()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// SETQUOTA, by an administrator.
+    pub(in crate::service::imap) async fn set_quota(
+        &self,
+        limits: QuotaLimits,
+    ) -> Result<Usage, Failure> {
+        let (shard, account) = (&self.shard, self.account.id());
+        if !self.user.is_administrator(shard) {
+            return Err(Failure::no(Code::NoPerm, "Only administrators set quotas"));
+        }
+        let Some(partition) = shard.local_partition(account) else {
+            return Err(Failure::no(Code::Unavailable, "The account is not available now"));
+        };
+        quota::set(shard, partition, account, Some(limits), self.user.as_cause()).await?;
+        Ok(self.account.usage())
     }
 
     /// The list that all changes decided so far result in may have taken the right since the

@@ -54,7 +54,7 @@ impl Home {
     }
 
     /// The session's shard.
-    pub(super) fn shard(&self) -> &Rc<Shard> {
+    pub(in crate::service::imap) fn shard(&self) -> &Rc<Shard> {
         match self {
             Home::Here(holding) => &holding.shard,
             Home::There(distant) => &distant.shard,

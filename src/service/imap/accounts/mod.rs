@@ -56,6 +56,11 @@ impl User {
         By::User { trail: self.trail, name: &self.name }
     }
 
+    /// Whether he may do what is for administrators.
+    pub(super) fn is_administrator(&self, shard: &Shard) -> bool {
+        holding::is_owner(shard, AccountId::PUBLIC, self)
+    }
+
     /// Whether something in another account may be shared with the user. Says nothing about rights.
     pub(super) fn reaches(&self, shard: &Shard, account: AccountId) -> bool {
         let groups = holding::groups_of(shard, self);

@@ -1,6 +1,6 @@
 //! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 7889, RFC 8438), also as part of LIST (RFC 5819).
 //! Answered from counters; no message is read. Only UNSEEN is counted where `\Seen` is each user's
-//! own.
+//! own, and DELETED-STORAGE (RFC 9208 4.1.4) where something is deleted.
 
 use super::super::{
     folder::{self, Folder},
@@ -31,6 +31,10 @@ pub(super) async fn tell(
     items: StatusItems,
 ) -> Result<(), Failure> {
     let status = folder.status(items.contains(StatusItems::UNSEEN)).await?;
+    let deleted_octets = match items.contains(StatusItems::DELETED_STORAGE) {
+        true => folder.deleted_octets().await?,
+        false => 0,
+    };
     if items.contains(StatusItems::HIGHEST_MOD_SEQ) {
         session.enable_condstore();
     }
@@ -49,6 +53,7 @@ pub(super) async fn tell(
         deleted: status.deleted,
         mailbox_id: Some(folder.object_id()),
         append_limit: session.imap().limits.message,
+        deleted_octets,
     };
     session.writer().status(&folder.name(), items, &values);
     Ok(())

@@ -26,6 +26,7 @@ impl Handler for Copy<'_> {
         let selected = session.selected()?;
         let copied = target.copy_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &copied).await.tell(session)?;
+        folder::tell_nearly_full(session, &target).await;
         let code =
             (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
         Ok(Done::Ok { code, text: "COPY completed" })
@@ -46,6 +47,7 @@ impl Handler for Move<'_> {
         let selected = session.selected()?;
         let moved = target.move_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &moved).await.tell(session)?;
+        folder::tell_nearly_full(session, &target).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if moved.uids.is_empty() {
             return Done::ok("MOVE completed");
