@@ -61,6 +61,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: AclVerb,
     },
+    /// Show and change how much mail accounts may have
+    Quota {
+        #[command(subcommand)]
+        verb: QuotaVerb,
+    },
     /// Explain what happens to a queued message, or where mail for an address goes and why
     Explain(ExplainArguments),
     /// Show where mail for a domain goes, by the DNS
@@ -829,6 +834,71 @@ Examples:
         mailbox: String,
         #[arg(value_enum)]
         whose: Whose,
+        /// Print JSON, one object, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+What is set for an account comes before quota.storage, quota.messages and [[domain_quota]] of the \
+configuration. \"Shared\" stands for the public mailboxes, which nothing limits by default. Mail \
+beyond a limit that is set stays; nothing more is taken. Asks the running server.
+
+Examples:
+  ringmail quota list --config ringmail.toml
+  ringmail quota set alice@example.org --storage 5GiB --config ringmail.toml
+  ringmail quota remove alice@example.org --config ringmail.toml
+
+Exit codes: 0 done, 1 not found or failed, 2 wrong usage.")]
+pub enum QuotaVerb {
+    /// Show how much an account has and may have, or all for which something was set
+    #[command(after_help = "\
+Examples:
+  ringmail quota list --json --config ringmail.toml
+  ringmail quota list alice@example.org --dir ringmail-demo")]
+    List {
+        /// An account's address, or Shared [default: all for which something was set]
+        account: Option<String>,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Set the limits of an account, in place of those it has
+    #[command(override_usage = "ringmail quota set [OPTIONS] ACCOUNT")]
+    #[command(after_help = "\
+Without an option the account has no limit of that kind, whatever the default is.
+
+Examples:
+  ringmail quota set alice@example.org --storage 5GiB --messages 100000 --dir DIR
+  ringmail quota set bob@example.org --storage 500MB --config ringmail.toml")]
+    Set {
+        /// An account's address, or Shared
+        account: String,
+        /// Octets of all messages, e.g. 5GiB
+        #[arg(long, value_name = "SIZE")]
+        storage: Option<bytesize::ByteSize>,
+        /// Number of messages
+        #[arg(long, value_name = "COUNT")]
+        messages: Option<u64>,
+        /// Print JSON, one object, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Give an account the limits of the configuration again
+    #[command(after_help = "\
+Examples:
+  ringmail quota remove alice@example.org --config ringmail.toml")]
+    Remove {
+        /// An account's address, or Shared
+        account: String,
         /// Print JSON, one object, for programs
         #[arg(long)]
         json: bool,

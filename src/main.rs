@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Dkim { verb } => verb::dkim(verb),
         Verb::Acl { verb } => verb::acl(verb),
         Verb::Queue { verb } => verb::queue(verb),
+        Verb::Quota { verb } => verb::quota(verb),
         Verb::Tlsrpt { verb } => verb::tlsrpt(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),
         Verb::Trace(arguments) => verb::trace(arguments),

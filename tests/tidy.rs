@@ -621,6 +621,7 @@ fn tokio_is_named_only_where_it_runs_and_below() {
         let control_thread = [
             "server/monitor.rs",
             "server/operate/acl.rs",
+            "server/operate/quota.rs",
             "server/operate/live.rs",
             "server/operate/explain.rs",
             "server/operate/trace.rs",

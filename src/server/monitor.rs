@@ -138,6 +138,14 @@ fn answer(
             tokio::spawn(operate::answer_acl(gate.clone(), request, uid, sender));
             return control::Reply::Lines(lines);
         }
+        request if request.starts_with("quota\t") => {
+            let Some(request) = operate::QuotaRequest::parse(request) else {
+                return control::Reply::Line("error: unknown request".to_owned());
+            };
+            let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
+            tokio::spawn(operate::answer_quota(gate.clone(), request, uid, sender));
+            return control::Reply::Lines(lines);
+        }
         request if request.starts_with("tlsrpt\t") => {
             let Some(request) = TlsReportRequest::parse(request) else {
                 return control::Reply::Line("error: unknown request".to_owned());

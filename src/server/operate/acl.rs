@@ -173,13 +173,24 @@ impl Place {
 
 /// An account whose mailboxes are meant.
 #[derive(Clone, Debug)]
-struct Owner {
-    account: AccountId,
+pub(super) struct Owner {
+    pub account: AccountId,
     /// `None` if no address leads to it any more.
-    name: Option<String>,
+    pub name: Option<String>,
 }
 
 impl Owner {
+    /// One of which only the number is known.
+    pub(super) fn of(account: AccountId) -> Owner {
+        let name = (account == AccountId::PUBLIC).then(|| SHARED.to_owned());
+        Owner { account, name }
+    }
+
+    /// For people.
+    pub(super) fn told(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("account {}", self.account))
+    }
+
     fn is_public(&self) -> bool {
         self.account == AccountId::PUBLIC
     }
@@ -194,17 +205,20 @@ impl Owner {
 
     /// For programs. The number of public mailboxes' owner is nobody's business.
     fn fields(&self, mailbox: &str) -> Vec<(&'static str, String)> {
+        let mut fields = self.account_fields();
+        fields.push(("mailbox", json::text(mailbox)));
+        fields
+    }
+
+    /// The same of the account itself.
+    pub(super) fn account_fields(&self) -> Vec<(&'static str, String)> {
         let number = if self.is_public() { "null".to_owned() } else { self.account.to_string() };
-        vec![
-            ("account", number),
-            ("owner", json::optional(self.name.as_deref())),
-            ("mailbox", json::text(mailbox)),
-        ]
+        vec![("account", number), ("owner", json::optional(self.name.as_deref()))]
     }
 }
 
 /// Whom a request means.
-async fn owner(shard: &Shard, account: &str) -> Result<Owner, String> {
+pub(super) async fn owner(shard: &Shard, account: &str) -> Result<Owner, String> {
     if account == SHARED {
         return Ok(Owner { account: AccountId::PUBLIC, name: Some(SHARED.to_owned()) });
     }
@@ -504,8 +518,7 @@ impl Asking {
                 None => continue,
             };
             for account in owners {
-                let name = (account == AccountId::PUBLIC).then(|| SHARED.to_owned());
-                self.list_of(number, Owner { account, name }, None, false, as_json).await?;
+                self.list_of(number, Owner::of(account), None, false, as_json).await?;
             }
         }
         Ok(())
