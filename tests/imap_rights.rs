@@ -48,6 +48,9 @@ const AUTHENTICATED: &[Row] = &[
     ("MYRIGHTS box", ""),
     ("APPEND box {3+}\r\nx\r\n", "i"),
     ("APPEND box (\\Seen \\Deleted \\Flagged k) {3+}\r\nx\r\n", "i"),
+    ("GETQUOTAROOT box", ""),
+    ("GETMETADATA \"\" /private/comment", ""),
+    ("SETMETADATA box (/shared/comment \"x\")", "w"),
     ("NAMESPACE", ""),
     ("NOOP", ""),
 ];

@@ -213,6 +213,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ),
     ("access", &["reply", "state", "folder", "handler"]),
     ("quota", &["reply", "state", "folder", "handler"]),
+    ("metadata", &["reply", "state", "folder", "handler"]),
     (
         "message",
         &[

@@ -249,7 +249,23 @@ impl<'a> Cursor<'a> {
         Ok(Literal { size, sync, binary })
     }
 
+    /// RFC 3516 4.4: octets, NUL among them.
+    pub(super) fn literal8(&mut self) -> Parsed<Text<'a>> {
+        match self.peek() {
+            Some(b'~') => self.octets().map(Cow::Borrowed),
+            _ => Err("a literal8 is missing"),
+        }
+    }
+
     fn literal(&mut self) -> Parsed<&'a [u8]> {
+        let text = self.octets()?;
+        match memchr::memchr(0, text) {
+            Some(_) => Err("a string must not contain NUL"),
+            None => Ok(text),
+        }
+    }
+
+    fn octets(&mut self) -> Parsed<&'a [u8]> {
         let size = self.literal_header()?.size;
         if !self.eat_all(b"\r\n") {
             return Err("a literal's size must end its line");
@@ -257,9 +273,6 @@ impl<'a> Cursor<'a> {
         let size = usize::try_from(size).map_err(|_| "literal too large")?;
         let (text, rest) = self.rest.split_at_checked(size).ok_or("literal is cut short")?;
         self.rest = rest;
-        if memchr::memchr(0, text).is_some() {
-            return Err("a string must not contain NUL");
-        }
         Ok(text)
     }
 

@@ -19,6 +19,7 @@ mod frame;
 mod literal;
 pub mod mailbox;
 pub mod message;
+pub mod metadata;
 mod name;
 mod object_id;
 mod pattern;

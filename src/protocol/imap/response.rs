@@ -10,7 +10,7 @@ use super::{
     name::{self, NameForm, SEPARATOR},
     object_id::ObjectId,
     sequence::write_set,
-    write::{push_astring, push_nstring, push_number, push_string},
+    write::{push_astring, push_literal_header, push_nstring, push_number, push_string},
 };
 use crate::model::{Flags, ModSeq, Right, Rights, SpecialUse, Uid, UidValidity};
 
@@ -69,6 +69,11 @@ pub enum Code {
     ExpungeIssued,
     HasChildren,
     Limit,
+    /// RFC 5464 4.2.1: octets of the longest value left out.
+    MetadataLongEntries(u64),
+    /// RFC 5464 4.3: octets that a value may have.
+    MetadataMaxSize(u64),
+    MetadataTooMany,
     NoPerm,
     /// RFC 5182 2.5.
     NotSaved,
@@ -131,6 +136,13 @@ impl Code {
             Code::ExpungeIssued => "EXPUNGEISSUED",
             Code::HasChildren => "HASCHILDREN",
             Code::Limit => "LIMIT",
+            Code::MetadataLongEntries(octets) => {
+                return push_pair(out, "METADATA LONGENTRIES ", octets);
+            }
+            Code::MetadataMaxSize(octets) => {
+                return push_pair(out, "METADATA MAXSIZE ", octets);
+            }
+            Code::MetadataTooMany => "METADATA TOOMANY",
             Code::NoModSeq => "NOMODSEQ",
             Code::NoPerm => "NOPERM",
             Code::NotSaved => "NOTSAVED",
@@ -428,6 +440,28 @@ impl<'o> Writer<'o> {
         self.mailbox(name);
         self.out.push(b' ');
         push_astring(self.out, rights.told().as_bytes());
+        self.line_end();
+    }
+
+    /// RFC 5464 4.4.1; `mailbox` in UTF-8, empty for the server. Entries are names and values.
+    pub fn metadata(&mut self, mailbox: &str, entries: &[(String, Option<Vec<u8>>)]) {
+        self.out.extend_from_slice(b"* METADATA ");
+        self.mailbox(mailbox);
+        for (index, (name, value)) in entries.iter().enumerate() {
+            self.out.extend_from_slice(if index == 0 { b" (" } else { b" " });
+            push_astring(self.out, name.as_bytes());
+            self.out.push(b' ');
+            match value.as_deref() {
+                // RFC 3516 4.4: only a literal8 has NUL.
+                Some(value) if value.contains(&0) => {
+                    self.out.push(b'~');
+                    push_literal_header(self.out, value.len() as u64);
+                    self.out.extend_from_slice(value);
+                }
+                value => push_nstring(self.out, value),
+            }
+        }
+        self.out.push(b')');
         self.line_end();
     }
 

@@ -11,7 +11,7 @@ use super::{
     authentication,
     capability::{CapabilityRow, Offered},
     cursor::{Cursor, Parsed},
-    mailbox, message, quota, session,
+    mailbox, message, metadata, quota, session,
     state::{State, States},
 };
 
@@ -80,6 +80,9 @@ capabilities! {
     QuotaSet         "QUOTASET"           Always; // RFC 9208
     QuotaStorage     "QUOTA=RES-STORAGE"  Always; // RFC 9208
     QuotaMessage     "QUOTA=RES-MESSAGE"  Always; // RFC 9208
+    Metadata         "METADATA"           Always; // RFC 5464
+    MetadataServer   "METADATA-SERVER"    Always; // RFC 5464
+    ListMetadata     "LIST-METADATA"      Always; // RFC 9590
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
 }
@@ -161,6 +164,10 @@ macro_rules! command_table {
         get_quota::GetQuota<'a>        [b"GETQUOTA"     Plain LoggedIn         All      Quota];
         get_quota_root::GetQuotaRoot<'a> [b"GETQUOTAROOT" Plain LoggedIn       All      Quota];
         set_quota::SetQuota<'a>        [b"SETQUOTA"     Plain LoggedIn         All      QuotaSet];
+    }
+    metadata {
+        get_metadata::GetMetadata<'a>  [b"GETMETADATA"  Plain LoggedIn         All      Metadata];
+        set_metadata::SetMetadata<'a>  [b"SETMETADATA"  Plain LoggedIn         All      Metadata];
     }
     message {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];

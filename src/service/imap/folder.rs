@@ -8,8 +8,8 @@
 
 use super::{
     accounts::{
-        Holding, Home, Listed, REPLACED_RIGHTS, Reach, Reading, Replaced, SeenBook, Staging, View,
-        carry, not_allowed, permitted, unseen,
+        ANNOTATION_RIGHTS, Holding, Home, Listed, REPLACED_RIGHTS, Reach, Reading, Replaced,
+        SeenBook, Staging, Subject as Annotated, View, carry, not_allowed, permitted, unseen,
     },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
@@ -121,6 +121,22 @@ async fn find(
     let (seen_is_personal, info, rights) = found.ok_or_else(missing)?;
     let seen_book = SeenBook::new(namespace.own().account.clone(), reach.account, &info);
     Ok(Folder { home, reach, info, rights, seen_is_personal, seen_book })
+}
+
+/// What GETMETADATA and SETMETADATA are about: a mailbox that the user may look up, and on which he
+/// has one more right (RFC 5464 3.3); without a name the server.
+pub(super) async fn annotated(
+    session: &Session,
+    name: &MailboxName<'_>,
+) -> Result<Annotated, Failure> {
+    if name.0.is_empty() {
+        return Ok(Annotated::server(Namespace::of(session)?.own()));
+    }
+    let folder = resolve_for_any(session, name, ANNOTATION_RIGHTS).await?;
+    match folder.rights.contain(Right::Lookup) {
+        true => Ok(folder.annotated()),
+        false => Err(no_such_mailbox()),
+    }
 }
 
 /// GETQUOTAROOT (RFC 9208 4.1.2): the mailbox's name, and the quota root of its account with what
@@ -294,6 +310,17 @@ impl Folder {
             Ok(status)
         };
         self.home.at_owner(asked).await
+    }
+
+    /// Its annotations. Whether the user may know of them is asked at the owner.
+    pub(super) fn annotated(&self) -> Annotated {
+        let mailbox = (self.home.clone(), self.info.id, self.special_use());
+        Annotated::mailbox(self.name(), self.seen_book.account().clone(), mailbox)
+    }
+
+    /// Whether the user may know of its annotations.
+    pub(super) fn shows_annotations(&self) -> bool {
+        self.rights.contain(Right::Lookup) && self.rights.contain_any(ANNOTATION_RIGHTS)
     }
 
     /// The octets that an EXPUNGE would free.

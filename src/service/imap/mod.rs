@@ -7,7 +7,7 @@
 //! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
 //!                service/channel.rs
 //! pipeline       changes that are decided and not yet durable
-//! session/  authentication/  mailbox/  access/  quota/  message/
+//! session/  authentication/  mailbox/  access/  quota/  metadata/  message/
 //!                the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
@@ -39,6 +39,7 @@ mod handover;
 mod literal;
 mod mailbox;
 mod message;
+mod metadata;
 mod namespace;
 mod options;
 mod pipeline;

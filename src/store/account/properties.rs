@@ -92,6 +92,21 @@ impl Properties {
             .map(|(key, value)| (&key.2[..], &value[..]))
     }
 
+    /// Those whose names begin so.
+    pub(crate) fn beginning(
+        &self,
+        kind: PropertyKind,
+        mailbox: MailboxId,
+        begin: Vec<u8>,
+    ) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let properties = self.published.range((kind, mailbox, begin.clone())..);
+        properties
+            .take_while(move |(key, _)| {
+                (key.0, key.1) == (kind, mailbox) && key.2.starts_with(&begin)
+            })
+            .map(|(key, value)| (&key.2[..], &value[..]))
+    }
+
     /// Published properties of this kind, by mailbox and key.
     pub(crate) fn of_kind(
         &self,

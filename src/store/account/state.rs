@@ -15,19 +15,19 @@ use std::{
 use super::{
     super::{
         error::StoreError,
-        format::effect::{Effect, PropertyKind},
+        format::effect::{Effect, PropertyKind, SPECIAL_USE_ENTRY},
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
     holding::{Holding, HoldingLimits, StagedHolding},
     mailbox::Mailbox,
-    namespace::Namespace,
+    namespace::{MailboxInfo, Namespace},
     properties::{Properties, PropertyChanges, PropertyLimits},
     tombstones::TombstoneLimits,
     watchers::Watchers,
 };
 use crate::{
-    model::{AccountId, Lsn, MailboxId, ModSeq},
+    model::{AccountId, Lsn, MailboxId, ModSeq, SpecialUse},
     plant::{Plant, SELF_CHECKS, planted, self_check},
 };
 
@@ -175,6 +175,16 @@ impl AccountState {
             true => self.properties.plan(changes, limits),
             false => Err(StoreError::NoSuchMailbox),
         }
+    }
+
+    /// A mailbox with the special use that it was given last.
+    pub(crate) fn with_special_use(&self, info: MailboxInfo) -> MailboxInfo {
+        let name = SPECIAL_USE_ENTRY.as_bytes().to_vec();
+        let mut given = self.properties.beginning(PropertyKind::Metadata, info.id, name);
+        let Some((_, value)) = given.next() else { return info };
+        let special_use =
+            SpecialUse::EVERY.into_iter().find(|it| it.attribute().as_bytes() == value);
+        MailboxInfo { special_use, ..info }
     }
 
     /// A mailbox that exists in pending state: not deleted, not pending deletion.

@@ -58,6 +58,10 @@ pub enum PropertyKind {
 /// [`crate::model::AccessList`].
 pub(crate) const ACCESS_LIST: &[u8] = b"";
 
+/// Name of the property of kind [`PropertyKind::Metadata`] that has the special use of a mailbox,
+/// if it is not the one with which it was created (RFC 6154 4): the attribute, or nothing for none.
+pub const SPECIAL_USE_ENTRY: &str = "/private/specialuse";
+
 /// Name of the one property of kind [`PropertyKind::Seen`] that a mailbox has: one octet, whether
 /// `\Seen` is each user's own.
 pub(crate) const SEEN_IS_PERSONAL: &[u8] = b"";

@@ -138,17 +138,19 @@ impl Account {
 
     /// All mailboxes, sorted by name, INBOX first.
     pub fn mailboxes(&self) -> Vec<MailboxInfo> {
-        self.cell.state.borrow().names.list()
+        let state = self.cell.state.borrow();
+        state.names.list().into_iter().map(|info| state.with_special_use(info)).collect()
     }
 
     /// INBOX in any case is accepted.
     pub fn mailbox_by_name(&self, name: &str) -> Option<MailboxInfo> {
         let state = self.cell.state.borrow();
-        state.names.info(state.names.find(name)?)
+        Some(state.with_special_use(state.names.info(state.names.find(name)?)?))
     }
 
     pub fn mailbox(&self, id: MailboxId) -> Option<MailboxInfo> {
-        self.cell.state.borrow().names.info(id)
+        let state = self.cell.state.borrow();
+        Some(state.with_special_use(state.names.info(id)?))
     }
 
     /// The next `count` names, in their order, after `after`.

@@ -9,6 +9,7 @@ pub(super) mod account;
 pub(super) mod annotations;
 pub(super) mod copying;
 pub(super) mod delivery;
+pub(super) mod metadata;
 pub(super) mod moves;
 pub(super) mod queue;
 pub(super) mod quota;

@@ -1,10 +1,11 @@
 //! LIST, plain (RFC 3501 6.3.8) and extended (RFC 5258 3, RFC 5819 2, RFC 6154 5.2,
-//! RFC 8440 3).
+//! RFC 8440 3, RFC 9590 3).
 
 use super::{
     super::{
         arguments::Arguments,
         cursor::{Cursor, Parsed},
+        metadata::entry::{EntryName, entries},
         name::MailboxName,
     },
     status::{StatusItems, status_items},
@@ -22,6 +23,8 @@ pub struct List<'a> {
     /// One or more, still with `*` and `%`; [`MailboxName::to_utf8`] keeps wildcards.
     pub patterns: Vec<MailboxName<'a>>,
     pub returns: ListReturn,
+    /// RFC 9590 3: annotations to be told with each mailbox.
+    pub metadata: Vec<EntryName>,
     /// Whether any syntax of RFC 5258 was used: then an empty pattern does not ask for the
     /// separator.
     pub extended: bool,
@@ -54,6 +57,7 @@ impl<'a> Arguments<'a> for List<'a> {
             reference: MailboxName(b"".into()),
             patterns: Vec::new(),
             returns: ListReturn::default(),
+            metadata: Vec::new(),
             extended: false,
         };
         if cursor.peek() == Some(b'(') {
@@ -81,7 +85,7 @@ impl<'a> Arguments<'a> for List<'a> {
                 return Err("RETURN is all that can follow the pattern");
             }
             cursor.spaces();
-            list.returns = returns(cursor)?;
+            (list.returns, list.metadata) = returns(cursor)?;
         }
         // RFC 5258 3.1 and RFC 6154 5.2: selecting by these implies returning them.
         list.returns.subscribed |= list.selection.subscribed;
@@ -113,8 +117,9 @@ fn selection(cursor: &mut Cursor<'_>) -> Parsed<ListSelection> {
     Ok(selection)
 }
 
-fn returns(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
+fn returns(cursor: &mut Cursor<'_>) -> Parsed<(ListReturn, Vec<EntryName>)> {
     let mut returns = ListReturn::default();
+    let mut metadata = Vec::new();
     cursor.list(true, "return options are missing", |cursor| {
         if cursor.eat_all(b"SPECIAL-USE") {
             returns.special_use = true;
@@ -128,11 +133,15 @@ fn returns(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
                 cursor.space()?;
                 returns.status = Some(status_items(cursor)?);
             }
+            b"METADATA" => {
+                cursor.space()?;
+                metadata = entries(cursor)?;
+            }
             _ => return Err("unknown return option"),
         }
         Ok(())
     })?;
-    Ok(returns)
+    Ok((returns, metadata))
 }
 
 #[cfg(test)]
@@ -152,6 +161,7 @@ mod tests {
             reference: mailbox(""),
             patterns: vec![mailbox("*")],
             returns: ListReturn::default(),
+            metadata: Vec::new(),
             extended: false,
         };
         check("LIST \"\" *", CommandBody::List(plain.clone()));
@@ -203,6 +213,14 @@ mod tests {
                     my_rights: true,
                     ..Default::default()
                 },
+                ..extended.clone()
+            }),
+        );
+        let name = |name: &str| EntryName::parse(name.as_bytes()).expect("a name");
+        check(
+            "LIST \"\" * RETURN (METADATA (\"/shared/vendor/cmu/cyrus-imapd/color\" /private/x))",
+            CommandBody::List(List {
+                metadata: vec![name("/shared/vendor/cmu/cyrus-imapd/color"), name("/private/x")],
                 ..extended
             }),
         );

@@ -5,6 +5,7 @@
 //! hands it the work to be done there. [`View`] is a selected mailbox, of which the owner sends
 //! each newer state; [`Reading`] reads messages; [`Seen`] is what the user has seen of it.
 
+mod annotated;
 mod distant;
 mod holding;
 mod home;
@@ -16,6 +17,7 @@ mod staging;
 
 use std::{rc::Rc, sync::Arc};
 
+pub(super) use annotated::{ANNOTATION_RIGHTS, Subject};
 pub(super) use holding::{Holding, Listed, not_allowed, permitted};
 pub(super) use home::Home;
 pub use lease::Leases;

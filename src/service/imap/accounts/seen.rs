@@ -45,6 +45,11 @@ impl SeenBook {
         SeenBook { account, of }
     }
 
+    /// The account of the user who has it.
+    pub(in crate::service::imap) fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// What was seen until now, if `\Seen` is each user's own.
     pub(in crate::service::imap) fn read(&self, is_personal: bool) -> Seen {
         match is_personal {

@@ -1,4 +1,4 @@
-//! LIST with RFC 5258, RFC 5819, RFC 6154 and RFC 8440 (RFC 3501 6.3.8).
+//! LIST with RFC 5258, RFC 5819, RFC 6154, RFC 8440 and RFC 9590 (RFC 3501 6.3.8).
 //!
 //! A level above a mailbox that is not itself a mailbox (it was deleted) is `\Noselect` (RFC 3501
 //! 6.3.4). The account does not keep such names: each is derived just before the first name below
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::Right,
-    protocol::imap::{Attributes, ListItem, mailbox::list::List},
+    protocol::imap::{Attributes, ListItem, mailbox::list::List, metadata::entry::EntryName},
     store::Names,
 };
 
@@ -105,6 +105,29 @@ impl Handler for List<'_> {
     }
 }
 
+/// RFC 9590 3: one METADATA response with the values of these entries, NIL where there is none.
+/// What may no longer be told is left out.
+async fn tell_metadata(
+    session: &mut Session,
+    folder: &Folder,
+    entries: &[EntryName],
+) -> Result<(), Failure> {
+    let subject = folder.annotated();
+    let known = match subject.annotations(entries.iter().map(|entry| entry.scope)).await {
+        Ok(known) => known,
+        Err(Failure::No { .. }) => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let value = |entry: &EntryName| {
+        let key = entry.key();
+        let found = known.iter().find(|(name, _)| *name == key);
+        (entry.told().to_owned(), found.map(|(_, value)| value.clone()))
+    };
+    let told: Vec<(String, Option<Vec<u8>>)> = entries.iter().map(value).collect();
+    session.writer().metadata(subject.name(), &told);
+    Ok(())
+}
+
 /// Writes the responses for `name`.
 async fn tell(
     session: &mut Session,
@@ -125,6 +148,9 @@ async fn tell(
             Err(Failure::No { .. }) | Ok(()) => {}
             Err(failure) => return Err(failure),
         }
+    }
+    if !list.metadata.is_empty() && folder.shows_annotations() {
+        tell_metadata(session, &folder, &list.metadata).await?;
     }
     if list.returns.my_rights {
         session.writer().my_rights(&folder.name(), folder.rights());
