@@ -337,8 +337,14 @@ fn responses() -> Vec<u8> {
     for name in ["INBOX", "a b", "Entw\u{fc}rfe", "\"quoted\"", "nil"] {
         let attributes = Attributes(0x1ff);
         let special_use = Some(SpecialUse::Drafts);
-        let item =
-            ListItem { name, attributes, special_use, child_subscribed: false, old_name: None };
+        let item = ListItem {
+            name,
+            attributes,
+            special_use,
+            child_subscribed: false,
+            child_special_use: false,
+            old_name: None,
+        };
         writer.list(&item);
         writer.lsub(&item);
     }

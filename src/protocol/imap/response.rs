@@ -206,6 +206,8 @@ pub struct ListItem<'a> {
     pub child_subscribed: bool,
     /// OLDNAME (RFC 9051 7.3.1): what the client calls it.
     pub old_name: Option<&'a str>,
+    /// `CHILDINFO ("SPECIAL-USE")`: a child that has a special use did.
+    pub child_special_use: bool,
 }
 
 /// Values for STATUS; those not requested are ignored.
@@ -539,9 +541,15 @@ impl<'o> Writer<'o> {
         self.out.extend_from_slice(b" \"/\" ");
         self.mailbox(item.name);
         let mut before: &[u8] = b" (";
-        if item.child_subscribed {
+        let child_info: &[u8] = match (item.child_subscribed, item.child_special_use) {
+            (false, false) => b"",
+            (true, false) => b"\"CHILDINFO\" (\"SUBSCRIBED\")",
+            (false, true) => b"\"CHILDINFO\" (\"SPECIAL-USE\")",
+            (true, true) => b"\"CHILDINFO\" (\"SUBSCRIBED\" \"SPECIAL-USE\")",
+        };
+        if !child_info.is_empty() {
             self.out.extend_from_slice(before);
-            self.out.extend_from_slice(b"\"CHILDINFO\" (\"SUBSCRIBED\")");
+            self.out.extend_from_slice(child_info);
             before = b" ";
         }
         if let Some(name) = item.old_name {
@@ -778,6 +786,7 @@ mod tests {
             attributes: Attributes::HAS_NO_CHILDREN,
             special_use: None,
             child_subscribed: false,
+            child_special_use: false,
             old_name: None,
         };
         check("* LIST (\\HasNoChildren) \"/\" INBOX\r\n", |writer| writer.list(&item));
@@ -788,6 +797,7 @@ mod tests {
             attributes,
             special_use: Some(SpecialUse::Trash),
             child_subscribed: true,
+            child_special_use: false,
             old_name: None,
         };
         check(

@@ -185,6 +185,12 @@ impl Namespace {
         self.own.account.is_subscribed(name)
     }
 
+    /// The user's own mailboxes that have a special use.
+    pub(super) fn special_uses(&self) -> Vec<String> {
+        let all = self.own.account.mailboxes().into_iter();
+        all.filter(|info| info.special_use.is_some()).map(|info| info.name).collect()
+    }
+
     /// Whether a subscribed name is below `name`.
     pub(super) fn has_subscribed_below(&self, name: &str) -> bool {
         self.own.account.has_subscribed_below(name)

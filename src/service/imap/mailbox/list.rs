@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     model::Right,
-    protocol::imap::{Attributes, ListItem, mailbox::list::List, metadata::entry::EntryName},
+    protocol::imap::{
+        Attributes, ListItem, SEPARATOR, mailbox::list::List, metadata::entry::EntryName,
+    },
     store::Names,
 };
 
@@ -26,15 +28,18 @@ fn describe<'n>(
     namespace: &Namespace,
     name: &'n str,
     (folder, has_children): (Option<&Folder>, bool),
-    list: &List<'_>,
+    (list, uses): (&List<'_>, &[String]),
 ) -> Option<ListItem<'n>> {
     let special_use = folder.and_then(Folder::special_use);
     let subscribed = namespace.is_subscribed(name);
     let selection = list.selection;
     let child_subscribed =
         selection.recursive_match && selection.subscribed && namespace.has_subscribed_below(name);
+    let child_special_use = selection.recursive_match
+        && selection.special_use
+        && uses.iter().any(|it| is_below(it, name));
     let selected = (!selection.subscribed || subscribed || child_subscribed)
-        && (!selection.special_use || special_use.is_some());
+        && (!selection.special_use || special_use.is_some() || child_special_use);
     if !selected {
         return None;
     }
@@ -51,7 +56,21 @@ fn describe<'n>(
     if subscribed && (list.returns.subscribed || selection.subscribed) {
         attributes.insert(Attributes::SUBSCRIBED);
     }
-    Some(ListItem { name, attributes, special_use, child_subscribed, old_name: None })
+    let old_name = None;
+    Some(ListItem { name, attributes, special_use, child_subscribed, child_special_use, old_name })
+}
+
+/// Whether a mailbox is below a level.
+fn is_below(name: &str, level: &str) -> bool {
+    name.strip_prefix(level).is_some_and(|rest| rest.starts_with(SEPARATOR))
+}
+
+/// The user's mailboxes that have a special use, if the selection asks for what is above them.
+fn with_special_use(namespace: &Namespace, list: &List<'_>) -> Vec<String> {
+    if !(list.selection.recursive_match && list.selection.special_use) {
+        return Vec::new();
+    }
+    namespace.special_uses()
 }
 
 impl Handler for List<'_> {
@@ -68,6 +87,8 @@ impl Handler for List<'_> {
         let others = [OTHER_USERS, SHARED].iter().any(|level| matcher.can_match_below(level));
         let mut walk = NameWalk::new(&namespace, which, others);
         let mut superiors = Superiors::default();
+        let uses = with_special_use(&namespace, self);
+        let asked = (self, &uses[..]);
         while let Some(walked) = walk.next(&namespace).await {
             let Walked { name, other } = walked;
             // RFC 5258 3.1: superior levels of a subscribed name need not be mailboxes. Without the
@@ -82,7 +103,7 @@ impl Handler for List<'_> {
                         && folder::look_up(&namespace, &level).await.is_none()
                     {
                         // Above a name that is told.
-                        tell(session, &namespace, &level, (None, true), self).await?;
+                        tell(session, &namespace, &level, (None, true), asked).await?;
                     }
                 }
             }
@@ -99,7 +120,7 @@ impl Handler for List<'_> {
                     (folder, namespace.has_children(&name).await)
                 }
             };
-            tell(session, &namespace, &name, (folder, has_children), self).await?;
+            tell(session, &namespace, &name, (folder, has_children), asked).await?;
         }
         Done::ok("LIST completed")
     }
@@ -134,10 +155,10 @@ async fn tell(
     namespace: &Namespace,
     name: &str,
     (folder, has_children): (Option<Folder>, bool),
-    list: &List<'_>,
+    asked: (&List<'_>, &[String]),
 ) -> Result<(), Failure> {
-    let what = (folder.as_ref(), has_children);
-    let Some(item) = describe(namespace, name, what, list) else { return Ok(()) };
+    let (list, what) = (asked.0, (folder.as_ref(), has_children));
+    let Some(item) = describe(namespace, name, what, asked) else { return Ok(()) };
     session.writer().list(&item);
     let Some(folder) = folder else { return Ok(session.channel.flush_if_full().await?) };
     if let Some(items) = list.returns.status

@@ -39,8 +39,14 @@ impl Handler for Lsub<'_> {
 }
 
 async fn tell(session: &mut Session, name: &str, attributes: Attributes) -> Result<(), Failure> {
-    let item =
-        ListItem { name, attributes, special_use: None, child_subscribed: false, old_name: None };
+    let item = ListItem {
+        name,
+        attributes,
+        special_use: None,
+        child_subscribed: false,
+        child_special_use: false,
+        old_name: None,
+    };
     session.writer().lsub(&item);
     Ok(session.channel.flush_if_full().await?)
 }

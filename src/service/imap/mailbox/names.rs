@@ -68,6 +68,7 @@ pub(super) fn tell_other_name(session: &mut Session, written: &MailboxName<'_>, 
         attributes: Attributes::default(),
         special_use: None,
         child_subscribed: false,
+        child_special_use: false,
         old_name: Some(written),
     };
     session.writer().list(&item);

@@ -66,6 +66,7 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
             attributes,
             special_use,
             child_subscribed: false,
+            child_special_use: false,
             old_name: None,
         };
         session.writer().list(&item);
