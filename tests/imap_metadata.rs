@@ -59,14 +59,15 @@ fn private_values_are_each_users_own() {
         let both = "(/private/comment /shared/comment)";
         check(
             &guest.answer(&format!("GETMETADATA {BOX} {both}")),
-            &[&format!("* METADATA {BOX} (/private/comment NIL /shared/comment ours)"), DONE],
+            &[&format!("* METADATA {BOX} (/private/comment NIL /shared/comment \"ours\")"), DONE],
         );
         guest.done(&format!("SETMETADATA {BOX} (/private/comment \"his\" /shared/x \"new\")"));
         check(
             &guest.answer(&format!("GETMETADATA {BOX} (DEPTH infinity) (/private /shared)")),
             &[
                 &format!(
-                    "* METADATA {BOX} (/private/comment his /shared/comment ours /shared/x new)"
+                    "* METADATA {BOX} (/private/comment \"his\" /shared/comment \"ours\" \
+                     /shared/x \"new\")"
                 ),
                 DONE,
             ],
@@ -74,7 +75,8 @@ fn private_values_are_each_users_own() {
         check(
             &alice.answer("GETMETADATA box (DEPTH infinity) (/private /shared)"),
             &[
-                "* METADATA box (/private/comment \"alice's\" /shared/comment ours /shared/x new)",
+                "* METADATA box (/private/comment \"alice's\" /shared/comment \"ours\" \
+                 /shared/x \"new\")",
                 DONE,
             ],
         );
@@ -87,7 +89,7 @@ fn private_values_are_each_users_own() {
             &guest.answer(&format!("LIST \"\" {BOX} RETURN (METADATA {both})")),
             &[
                 &format!("* LIST (\\HasNoChildren) \"/\" {BOX}"),
-                &format!("* METADATA {BOX} (/private/comment his /shared/comment ours)"),
+                &format!("* METADATA {BOX} (/private/comment \"his\" /shared/comment \"ours\")"),
                 "t OK LIST completed",
             ],
         );
@@ -141,7 +143,7 @@ fn rights_are_asked_for_each_time() {
                     }
                 }
                 Some(reads) => {
-                    assert_eq!(got.contains("/shared/comment x"), *reads, "{rights}: {got}");
+                    assert_eq!(got.contains("/shared/comment \"x\""), *reads, "{rights}: {got}");
                     assert_eq!(own.starts_with("t OK"), *reads, "{rights}: {own}");
                     assert_eq!(set.starts_with("t OK"), *changes, "{rights}: {set}");
                     for told in [got, set, own] {
