@@ -154,7 +154,7 @@ pub(super) async fn quota_root(
         let usage = namespace.own().account.usage();
         return Ok((located.name, Some((root, usage))));
     }
-    let folder = find(&namespace, &name, Rights::of(&[Right::Lookup]), no_such_mailbox).await?;
+    let folder = find(&namespace, &name, Rights::of(&[Right::Lookup]), false).await?;
     let is_told = folder.rights.contain(Right::Insert)
         || namespace.user().is_administrator(namespace.shard());
     if !is_told {
