@@ -26,10 +26,7 @@ use world::{ALICE, Client, Kit, SimulatedWorld, serve_imap};
 
 fn play(kit: &Kit, file: &Transcript, split: Split, entry: usize) {
     let plaintext = file.setting("plaintext") != Some("no");
-    let mut options = world::options(plaintext);
-    if file.setting("capabilities") == Some("all") {
-        options.imap.capabilities = Capabilities::ALL;
-    }
+    let options = world::options(plaintext);
     let mut world = SimulatedWorld::with_options(kit, serve_imap, entry, options, 64 << 20);
     file.play(&mut world, split);
 }

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    protocol::imap::{Capabilities, Capability, Limits},
+    protocol::imap::{Capabilities, Limits},
     store::COPY_SLICE,
 };
-
-/// IMAP4rev2 comprises extensions that are not there yet.
-const OFFERED: Capabilities = Capabilities::ALL.without(Capability::Imap4Rev2);
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]
@@ -52,7 +49,7 @@ impl Default for ImapOptions {
     fn default() -> ImapOptions {
         ImapOptions {
             limits: Limits::default(),
-            capabilities: OFFERED,
+            capabilities: Capabilities::ALL,
             login_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30 * 60),
             login_failures_max: 3,
