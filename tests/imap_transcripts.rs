@@ -292,10 +292,7 @@ fn pipelined_changes_that_are_not_durable_are_refused() {
     world.device.inject(Faults { failed_syncs: vec![syncs], ..Faults::default() });
     let appends = (0..5).map(|number| format!("a{number} APPEND INBOX {{1+}}\r\nx\r\n"));
     client.say(appends.collect::<String>());
-    let mut told = client.read_to("a0 ");
-    if !told.contains("a4 ") {
-        told += &client.read_to("a4 ");
-    }
+    let told = client.read_to("a4 ");
     let found = answers(&told);
     let tags: Vec<&str> = found.iter().map(|(tag, _)| *tag).collect();
     assert_eq!(tags, ["a0", "a1", "a2", "a3", "a4"], "{told}");

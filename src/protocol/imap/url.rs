@@ -43,6 +43,7 @@ impl MessageUrl {
                 let (server, path) = rest.split_once('/').ok_or(NOT_ONE)?;
                 (Some(Server::parse(server)?), path)
             }
+            None if url.contains("://") => return Err(NOT_ONE),
             None => (None, url.strip_prefix('/').unwrap_or(url)),
         };
         let (mailbox, message) = split(path, ";UID=").ok_or(NOT_ONE)?;

@@ -352,8 +352,8 @@ impl Folder {
     }
 
     /// Adds the messages that were staged for it, all or none, with the flags that the user may
-    /// set. Those in `seen` are as if he had read them; they are there, whether a `\Seen` of his own
-    /// could be set or not. With an [`Unsettled`] nothing may be told of them before that is
+    /// set. Those in `seen` are as if he had read them; they are there, whether a `\Seen` of his
+    /// own could be set or not. With an [`Unsettled`] nothing may be told of them before that is
     /// settled.
     pub(super) async fn append(
         &self,

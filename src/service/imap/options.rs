@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    protocol::imap::{Capabilities, Limits},
+    protocol::imap::{Capabilities, Capability, Limits},
     store::COPY_SLICE,
 };
 
