@@ -236,7 +236,7 @@ pub struct StatusValues {
 pub struct SearchResult<'a> {
     pub min: Option<u32>,
     pub max: Option<u32>,
-    /// Ascending. Left out when empty, as the RFC asks.
+    /// In the order that the command asks for. Left out when empty, as the RFC asks.
     pub all: Option<&'a [u32]>,
     pub count: Option<u32>,
     /// RFC 7162 3.1.10.
@@ -493,7 +493,16 @@ impl<'o> Writer<'o> {
 
     /// RFC 3501 7.2.5; `mod_seq` if the search used MODSEQ and found something (RFC 7162 3.1.5).
     pub fn search(&mut self, numbers: impl IntoIterator<Item = u32>, mod_seq: Option<ModSeq>) {
-        self.out.extend_from_slice(b"* SEARCH");
+        self.numbers(b"* SEARCH", numbers, mod_seq);
+    }
+
+    fn numbers(
+        &mut self,
+        name: &[u8],
+        numbers: impl IntoIterator<Item = u32>,
+        mod_seq: Option<ModSeq>,
+    ) {
+        self.out.extend_from_slice(name);
         for number in numbers {
             push_pair(self.out, " ", number.into());
         }
@@ -502,6 +511,16 @@ impl<'o> Writer<'o> {
             self.out.push(b')');
         }
         self.line_end();
+    }
+
+    /// RFC 5256 4; `mod_seq` as for SEARCH (RFC 7162 3.1.6).
+    pub fn sort(&mut self, numbers: impl IntoIterator<Item = u32>, mod_seq: Option<ModSeq>) {
+        self.numbers(b"* SORT", numbers, mod_seq);
+    }
+
+    /// Begins `* THREAD`, to which the caller appends the threads and the end of the line.
+    pub fn begin_thread(&mut self) {
+        self.out.extend_from_slice(b"* THREAD");
     }
 
     /// RFC 4731 3.1.

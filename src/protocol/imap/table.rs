@@ -70,6 +70,12 @@ capabilities! {
     MultiAppend      "MULTIAPPEND"        Always; // RFC 3502
     Replace          "REPLACE"            Always; // RFC 8508
     Catenate         "CATENATE"           Always; // RFC 4469
+    Sort             "SORT"               Always; // RFC 5256
+    SortDisplay      "SORT=DISPLAY"       Always; // RFC 5957
+    ESort            "ESORT"              Always; // RFC 5267
+    Thread           "THREAD=ORDEREDSUBJECT" Always; // RFC 5256
+    ThreadReferences "THREAD=REFERENCES"  Always; // RFC 5256
+    ThreadRefs       "THREAD=REFS"        Always; // draft-ietf-morg-inthread-01
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
@@ -172,6 +178,8 @@ macro_rules! command_table {
     message {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];
         search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers Imap4Rev1];
+        sort::Sort<'a>                 [b"SORT"         Uid   Selected         ByNumbers Sort];
+        thread::Thread<'a>             [b"THREAD"       Uid   Selected         ByNumbers Thread];
         fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers Imap4Rev1];
         store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers Imap4Rev1];
         uid_batches::UidBatches        [b"UIDBATCHES"   Plain Selected         All      UidBatches];

@@ -24,10 +24,19 @@ pub struct Address<'a> {
 
 /// Parses as many addresses as possible, up to [`ADDRESSES_MAX`]; never fails.
 pub fn parse_list(value: &[u8]) -> Vec<Address<'_>> {
+    parse_up_to(value, ADDRESSES_MAX)
+}
+
+/// The first address of the list, which may be the name of a group.
+pub fn parse_first(value: &[u8]) -> Option<Address<'_>> {
+    parse_up_to(value, 1).into_iter().next()
+}
+
+fn parse_up_to(value: &[u8], count_max: usize) -> Vec<Address<'_>> {
     let mut parser = Parser { value, at: 0, comment: None };
     let mut list = Vec::new();
     let mut in_group = false;
-    while list.len() < ADDRESSES_MAX {
+    while list.len() < count_max {
         let start = parser.at;
         let phrase = parser.words(Join::Phrase);
         match parser.next() {

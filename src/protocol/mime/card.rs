@@ -18,6 +18,7 @@
 //! ```
 
 use super::{
+    address::{self, Address},
     codec::{read_number, write_number},
     date, message_id,
     search::{Needle, addresses_may_differ},
@@ -274,6 +275,11 @@ impl<'a> EnvelopeCard<'a> {
         }))
     }
 
+    /// The first address of a field that has addresses.
+    pub fn first_address(&self, field: EnvelopeField) -> Option<Address<'a>> {
+        address::parse_first(self.texts.get(field.0).copied().flatten()?)
+    }
+
     /// Octets of the field's value.
     pub fn value_size(&self, field: EnvelopeField) -> usize {
         self.texts.get(field.0).copied().flatten().map_or(0, <[u8]>::len)
@@ -285,6 +291,10 @@ impl<'a> EnvelopeCard<'a> {
 pub struct EnvelopeField(usize);
 
 impl EnvelopeField {
+    pub const FROM: EnvelopeField = EnvelopeField(Field::From as usize);
+    pub const TO: EnvelopeField = EnvelopeField(Field::To as usize);
+    pub const CC: EnvelopeField = EnvelopeField(Field::Cc as usize);
+
     /// By its name in a header, ignoring case.
     pub fn named(name: &[u8]) -> Option<EnvelopeField> {
         let at = FIELDS.iter().position(|(known, ..)| known.eq_ignore_ascii_case(name))?;

@@ -10,6 +10,7 @@ pub mod address;
 pub mod card;
 mod charset;
 mod codec;
+pub mod collation;
 pub mod date;
 mod describe;
 #[cfg(test)]

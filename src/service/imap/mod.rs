@@ -13,12 +13,14 @@
 //! sync           what changed since -> untagged responses
 //! quoted         octets of messages that an URL names
 //! upload         messages of a command, from the client into the store
+//! searching/     what the selected mailbox has of a query
 //! folder         mailbox names -> mailboxes
 //! namespace      the names that a session can use, and whose they are
 //! literal        message literals as they arrive
 //! state          the session that handlers borrow
 //! reader         one stored message, in pieces
 //! selected       the selected mailbox as the client knows it
+//! query          search keys, compiled
 //! accounts/      accounts of this and other shards, as one user may use them
 //! reply          how a command ends; StoreError -> response code
 //! seats, options, handover
@@ -43,11 +45,13 @@ mod metadata;
 mod namespace;
 mod options;
 mod pipeline;
+mod query;
 mod quota;
 mod quoted;
 mod reader;
 mod reply;
 mod resync;
+mod searching;
 mod seats;
 mod selected;
 mod session;

@@ -29,7 +29,7 @@ use crate::{
 /// header keys of SEARCH).
 const HEADER_MAX: u64 = card::HEADER_MAX;
 
-pub(crate) struct MessageReader<'a> {
+pub(in crate::service::imap) struct MessageReader<'a> {
     reading: &'a Reading,
     message: Message,
     summary: Option<Summary>,
@@ -43,7 +43,7 @@ impl<'a> MessageReader<'a> {
         MessageReader { reading, message, summary: None }
     }
 
-    pub(crate) async fn summary(&mut self) -> Result<&Summary, Failure> {
+    pub(in crate::service::imap) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
             let bytes = self.reading.summary(&self.message).await?;
             let summary = match Summary::decode(&bytes) {
@@ -76,7 +76,10 @@ impl<'a> MessageReader<'a> {
 
     /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,
     /// so that no chunk is read and checked twice.
-    pub(crate) async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
+    pub(in crate::service::imap) async fn piece(
+        &self,
+        range: &Range<u64>,
+    ) -> Result<Bytes, Failure> {
         let in_chunk = BODY_CHUNK as u64 - range.start % BODY_CHUNK as u64;
         let len = range.end.saturating_sub(range.start).min(in_chunk) as usize;
         if len == 0 {
@@ -87,7 +90,10 @@ impl<'a> MessageReader<'a> {
     }
 
     /// Reads `range` into memory, at most [`HEADER_MAX`] octets: for headers only.
-    pub(crate) async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+    pub(in crate::service::imap) async fn header(
+        &self,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, Failure> {
         let mut rest = range.start..range.end.min(range.start.saturating_add(HEADER_MAX));
         let mut header = Vec::new();
         while !rest.is_empty() {

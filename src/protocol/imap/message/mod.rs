@@ -1,10 +1,15 @@
 //! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, FETCH, STORE,
 //! COPY, MOVE, EXPUNGE, UIDBATCHES. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
+//! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, SORT, THREAD,
+//! FETCH, STORE, COPY, MOVE, EXPUNGE. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
 
 pub mod copy;
 pub mod expunge;
 pub mod fetch;
 pub mod replace;
+pub mod returns;
 pub mod search;
+pub mod sort;
 pub mod store;
+pub mod thread;
 pub mod uid_batches;

@@ -1,15 +1,19 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 5182, RFC 7162 3.1.5).
+//! SEARCH (RFC 3501 6.4.4, RFC 5032, RFC 5182, RFC 7162 3.1.5), and the keys of the commands that
+//! are based on it.
 //!
 //! NOT, OR and parentheses nest by recursion, at most [`DEPTH_MAX`] deep: fifteen thousand NOTs
 //! cost a hundred steps and a BAD.
 
 use std::borrow::Cow;
 
-use super::super::{
-    arguments::Arguments,
-    cursor::{Cursor, Parsed, Text},
-    object_id::ObjectId,
-    sequence::SequenceSet,
+use super::{
+    super::{
+        arguments::Arguments,
+        cursor::{Cursor, Parsed, Text},
+        object_id::ObjectId,
+        sequence::SequenceSet,
+    },
+    returns::SearchReturn,
 };
 use crate::model::{Flags, ModSeq};
 
@@ -28,24 +32,6 @@ pub struct Search<'a> {
     /// As sent; strings of the keys are in this charset, US-ASCII if `None`.
     pub charset: Option<Text<'a>>,
     pub key: SearchKey<'a>,
-}
-
-/// RFC 4731 3.1.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct SearchReturn {
-    pub min: bool,
-    pub max: bool,
-    pub all: bool,
-    pub count: bool,
-    /// Keep the result for `$` (RFC 5182 2.1).
-    pub save: bool,
-}
-
-impl SearchReturn {
-    /// `SAVE` alone: nothing is answered (RFC 5182 2.1).
-    pub fn is_silent(self) -> bool {
-        self == SearchReturn { save: true, ..SearchReturn::default() }
-    }
 }
 
 /// How a date is compared: earlier, the same day, the same day or later.
@@ -122,20 +108,8 @@ impl SearchKey<'_> {
 impl<'a> Arguments<'a> for Search<'a> {
     fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
         cursor.arguments()?;
-        let mut returns = None;
-        if cursor.eat_all(b"RETURN ") {
-            cursor.spaces();
-            returns = Some(return_options(cursor)?);
-            cursor.space()?;
-        }
-        let mut charset = None;
-        if cursor.eat_all(b"CHARSET ") {
-            cursor.spaces();
-            charset = Some(cursor.astring()?);
-            cursor.space()?;
-        }
-        let mut keys = Keys { cursor, count: 0 };
-        let key = keys.list(0)?;
+        let returns = SearchReturn::read(cursor)?;
+        let (charset, key) = criteria(cursor)?;
         Ok(Search { uid, returns, charset, key })
     }
 
@@ -148,25 +122,20 @@ impl<'a> Arguments<'a> for Search<'a> {
     }
 }
 
-/// RFC 4731 3.1; an empty list means ALL.
-fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
-    let mut returns = SearchReturn::default();
-    cursor.list(true, "return options are missing", |cursor| {
-        let option = match cursor.word()?.as_bytes() {
-            b"MIN" => &mut returns.min,
-            b"MAX" => &mut returns.max,
-            b"ALL" => &mut returns.all,
-            b"COUNT" => &mut returns.count,
-            b"SAVE" => &mut returns.save,
-            _ => return Err("unknown return option"),
-        };
-        *option = true;
-        Ok(())
-    })?;
-    if returns == SearchReturn::default() {
-        returns.all = true;
+/// `[CHARSET …]` and the keys of SEARCH.
+fn criteria<'a>(cursor: &mut Cursor<'a>) -> Parsed<(Option<Text<'a>>, SearchKey<'a>)> {
+    let mut charset = None;
+    if cursor.eat_all(b"CHARSET ") {
+        cursor.spaces();
+        charset = Some(cursor.astring()?);
+        cursor.space()?;
     }
-    Ok(returns)
+    Ok((charset, keys(cursor)?))
+}
+
+/// One or more keys, all of which must match.
+pub(super) fn keys<'a>(cursor: &mut Cursor<'a>) -> Parsed<SearchKey<'a>> {
+    Keys { cursor, count: 0 }.list(0)
 }
 
 /// The keys of one search being read.

@@ -12,13 +12,13 @@ use super::{
         accounts::{CardSource, Reading},
         folder::{self, Folder},
         handler::Handler,
+        reader::MessageReader,
         reply::{Done, Failure, Leave, Reply},
         resync,
         state::Session,
         sync::OwnChange,
     },
     binary::BinaryPart,
-    reader::MessageReader,
 };
 use crate::{
     model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, PartitionId, Right, Rights, Uid},

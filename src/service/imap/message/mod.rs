@@ -1,14 +1,16 @@
-//! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, FETCH, STORE,
-//! COPY, MOVE, EXPUNGE.
+//! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, SORT, THREAD,
+//! FETCH, STORE, COPY, MOVE, EXPUNGE.
 
 mod binary;
 mod copy;
 mod expunge;
 mod fetch;
 mod replace;
+mod results;
 mod search;
-mod search_key;
+mod sort;
 mod store;
+mod thread;
 mod uid_batches;
 
 use super::reader;

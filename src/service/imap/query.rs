@@ -1,38 +1,32 @@
 //! Search keys compiled for testing messages, and the test itself (RFC 3501 6.4.4).
 //!
-//! [`super::search`] compiles them once per command. A test never waits: it answers from what is
+//! [`super::searching`] compiles them once per command, or for as long as a client is told what a
+//! search finds (RFC 5267 4.3). A test never waits: it answers from what is
 //! known of the message so far, or says what it needs. So cheap keys decide first, whatever their
 //! order in the command, and nothing is read for a message that they rule out.
 //!
 //! Invariant: keys nest at most as deep as the parser's limit, so that recursion is safe.
 
-use encoding_rs::Encoding;
-
-use super::super::{reply::Failure, selected::Selected};
 use crate::{
-    model::{Flags, Lsn, ModSeq, PartitionId, Timestamp},
+    model::{Flags, Lsn, ModSeq, Timestamp},
     protocol::{
         imap::{
-            Code, ObjectId, Ranges,
-            message::search::{AgeTest, DateTest, SearchKey},
+            Ranges,
+            message::search::{AgeTest, DateTest},
         },
-        mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered, encoding_of},
+        mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered},
     },
     store::Message,
 };
 
-/// Most strings that one SEARCH may look for in headers and texts; more are refused with `NO
-/// [LIMIT]`, since every message is searched for each.
-const STRINGS_MAX: usize = 64;
-
 const SECONDS_PER_DAY: i64 = 86_400;
 
-pub(crate) enum Key {
+pub(super) enum Key {
     Constant(bool),
     Set(Flags),
     Unset(Flags),
     Recent,
-    /// Index in the mailbox's keyword table.
+    /// Index in [`Query::keywords`].
     Keyword(usize),
     InternalDate(DateTest, i64),
     SaveDate(DateTest, i64),
@@ -57,16 +51,16 @@ pub(crate) enum Key {
 }
 
 /// A header field name and a string that one such field must contain.
-pub(crate) struct HeaderKey {
-    name: Vec<u8>,
+pub(super) struct HeaderKey {
+    pub name: Vec<u8>,
     /// Set if cards hold this field.
-    field: Option<EnvelopeField>,
-    needle: Needle,
+    pub field: Option<EnvelopeField>,
+    pub needle: Needle,
 }
 
 impl HeaderKey {
     /// Reads `header` once.
-    pub(crate) fn is_in(&self, header: &[u8]) -> bool {
+    pub(super) fn is_in(&self, header: &[u8]) -> bool {
         self.needle.is_in_header(header, &self.name)
     }
 
@@ -74,7 +68,7 @@ impl HeaderKey {
     ///
     /// # Errors
     /// If the header has to be read.
-    pub(crate) fn is_in_card(
+    pub(super) fn is_in_card(
         &self,
         card: &EnvelopeCard<'_>,
         scratch: &mut Vec<u8>,
@@ -85,11 +79,16 @@ impl HeaderKey {
 }
 
 /// A compiled SEARCH command.
-pub(crate) struct Query {
+pub(super) struct Query {
     pub key: Key,
     pub headers: Vec<HeaderKey>,
     /// Strings of BODY and TEXT keys: searched for together, in one pass over the message.
     pub needles: Vec<(Scope, Needle)>,
+    /// Keywords that keys name, and their index in the mailbox's table; no message has one that is
+    /// not there.
+    pub keywords: Vec<(String, Option<usize>)>,
+    /// A key asks for it.
+    pub recent: bool,
     /// A MODSEQ key was used: the response has the highest mod-sequence (RFC 7162 3.1.5).
     pub mod_seq: bool,
     /// Most keys that a test evaluates.
@@ -98,7 +97,7 @@ pub(crate) struct Query {
 
 /// What is known of a message besides its entry in the snapshot.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(super) struct Known {
     /// Day of the Date field, `Some(None)` if there is no valid one.
     pub sent_day: Option<Option<i64>>,
     /// The hash of the message that began the thread, `Some(None)` if it is in none.
@@ -111,7 +110,7 @@ pub(crate) struct Known {
 
 /// What a test still needs to be decided; the cheapest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Need {
+pub(super) enum Need {
     SentDay,
     Thread,
     Header,
@@ -119,7 +118,7 @@ pub(crate) enum Need {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     Yes,
     No,
     Needs(Need),
@@ -137,137 +136,30 @@ impl Query {
         self.headers.iter().all(|key| key.field.is_some())
     }
 
-    /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
-    /// Ages count from `now`.
-    pub(crate) fn new(
-        key: &SearchKey<'_>,
-        charset: Option<&[u8]>,
-        selected: &Selected,
-        now: Timestamp,
-    ) -> Result<Query, Failure> {
-        let charset = match charset {
-            None => encoding_rs::UTF_8,
-            Some(label) => searchable(label).ok_or_else(bad_charset)?,
-        };
-        let mut compiler = Compiler {
-            charset,
-            selected,
-            partition: selected.home.partition(),
-            now,
-            headers: Vec::new(),
-            needles: Vec::new(),
-            mod_seq: false,
-            keys: 0,
-        };
-        let key = compiler.key(key);
-        let Compiler { headers, needles, mod_seq, keys, .. } = compiler;
-        if headers.len() + needles.len() > STRINGS_MAX {
-            return Err(Failure::no(Code::Limit, "Too many strings to search for"));
-        }
-        Ok(Query { key, headers, needles, mod_seq, keys })
-    }
-
-    pub(crate) fn test(&self, message: &Message, selected: &Selected, known: &Known) -> Verdict {
-        Subject { message, selected, known }.test(&self.key)
-    }
-}
-
-/// The charset of a command's strings. UTF-16 is excluded: RFC 3501 4.3 allows no NUL in a string,
-/// so it could encode hardly any text. (UTF-7 and UTF-32 are not supported at all.)
-fn searchable(label: &[u8]) -> Option<&'static Encoding> {
-    encoding_of(label)
-        .filter(|found| ![encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(found))
-}
-
-/// RFC 3501 6.4.4: the code lists supported charsets; it is a hint, so the common ones are enough.
-fn bad_charset() -> Failure {
-    let charsets = Code::BadCharset(&["US-ASCII", "UTF-8", "ISO-8859-1"]);
-    Failure::no(charsets, "Charset not supported")
-}
-
-struct Compiler<'a> {
-    charset: &'static Encoding,
-    selected: &'a Selected,
-    /// Where the messages are kept.
-    partition: PartitionId,
-    now: Timestamp,
-    headers: Vec<HeaderKey>,
-    needles: Vec<(Scope, Needle)>,
-    mod_seq: bool,
-    keys: usize,
-}
-
-impl Compiler<'_> {
-    fn key(&mut self, key: &SearchKey<'_>) -> Key {
-        self.keys += 1;
-        match key {
-            SearchKey::All => Key::Constant(true),
-            SearchKey::Set(flags) => Key::Set(*flags),
-            SearchKey::Unset(flags) => Key::Unset(*flags),
-            SearchKey::Recent => Key::Recent,
-            SearchKey::Keyword(name) => self.keyword(name),
-            SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
-            SearchKey::Header(name, text) => {
-                let needle = self.needle(text);
-                let field = EnvelopeField::named(name);
-                self.headers.push(HeaderKey { name: name.to_vec(), field, needle });
-                Key::Header(self.headers.len() - 1)
-            }
-            SearchKey::Body(text) => self.text(Scope::Body, text),
-            SearchKey::Text(text) => self.text(Scope::Text, text),
-            SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
-            SearchKey::SaveDate(test, day) => Key::SaveDate(*test, *day),
-            SearchKey::Age(test, interval) => Key::Age(*test, before(self.now, *interval)),
-            SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
-            SearchKey::Larger(size) => Key::Larger(*size),
-            SearchKey::Smaller(size) => Key::Smaller(*size),
-            SearchKey::Sequence(set) => Key::Uid(self.selected.uid_ranges(false, set)),
-            SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(true, set)),
-            SearchKey::ModSeq(mod_seq) => {
-                self.mod_seq = true;
-                Key::ModSeq(*mod_seq)
-            }
-            SearchKey::EmailId(Some(ObjectId::Email(partition, lsn)))
-                if *partition == self.partition =>
-            {
-                Key::Body(*lsn)
-            }
-            SearchKey::ThreadId(Some(ObjectId::Thread(root))) => Key::Thread(*root),
-            SearchKey::EmailId(_) | SearchKey::ThreadId(_) => Key::Constant(false),
-            SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
-            SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
-            SearchKey::And(keys) => Key::All(keys.iter().map(|key| self.key(key)).collect()),
+    /// Finds the keywords that keys name in the mailbox's table, which may have grown.
+    pub(super) fn find_keywords(&mut self, table: &[String]) {
+        for (name, index) in &mut self.keywords {
+            *index = table.iter().position(|known| known.eq_ignore_ascii_case(name));
         }
     }
 
-    /// No message has a keyword that is not in the mailbox's table.
-    fn keyword(&self, name: &str) -> Key {
-        let known = self.selected.told().keywords();
-        match known.iter().position(|keyword| keyword.eq_ignore_ascii_case(name)) {
-            Some(index) => Key::Keyword(index),
-            None => Key::Constant(false),
-        }
-    }
-
-    fn text(&mut self, scope: Scope, text: &[u8]) -> Key {
-        // RFC 3501 6.4.4: every message contains the empty string.
-        if text.is_empty() {
-            return Key::Constant(true);
-        }
-        let needle = self.needle(text);
-        self.needles.push((scope, needle));
-        Key::Text(self.needles.len() - 1)
-    }
-
-    fn needle(&self, text: &[u8]) -> Needle {
-        Needle::new(&self.charset.decode_without_bom_handling(text).0)
+    /// `is_recent`: for the session that asks.
+    pub(super) fn test(
+        &self,
+        message: &Message,
+        is_recent: impl Fn() -> bool,
+        known: &Known,
+    ) -> Verdict {
+        let is_recent = self.recent && is_recent();
+        Subject { query: self, message, is_recent, known }.test(&self.key)
     }
 }
 
 /// One message under test.
 struct Subject<'a> {
+    query: &'a Query,
     message: &'a Message,
-    selected: &'a Selected,
+    is_recent: bool,
     known: &'a Known,
 }
 
@@ -278,8 +170,11 @@ impl Subject<'_> {
             Key::Constant(value) => (*value).into(),
             Key::Set(flags) => message.flags.system.contains(*flags).into(),
             Key::Unset(flags) => (!message.flags.system.contains(*flags)).into(),
-            Key::Recent => self.selected.is_recent(message.uid).into(),
-            Key::Keyword(index) => message.flags.keywords.contains(*index).into(),
+            Key::Recent => self.is_recent.into(),
+            Key::Keyword(index) => {
+                let known = self.query.keywords.get(*index).and_then(|(_, index)| *index);
+                known.is_some_and(|index| message.flags.keywords.contains(index)).into()
+            }
             Key::InternalDate(test, day) => {
                 date_matches(*test, day_of(message.internal_date), *day).into()
             }
@@ -348,11 +243,6 @@ fn date_matches(test: DateTest, day: i64, wanted: i64) -> bool {
     }
 }
 
-/// Seconds since 1970-01-01, `interval` seconds before `now`.
-fn before(now: Timestamp, interval: u64) -> i64 {
-    now.unix_seconds().saturating_sub_unsigned(interval)
-}
-
 /// RFC 5032 3: exact to the second, and both include the target itself.
 fn age_matches(test: AgeTest, date: i64, target: i64) -> bool {
     match test {
@@ -367,14 +257,9 @@ mod tests {
 
     #[test]
     fn ages() {
-        let target = before(Timestamp::from_unix_seconds(1_000), 100);
-        assert_eq!(target, 900);
         for (date, older, younger) in [(899, true, false), (900, true, true), (901, false, true)] {
-            assert_eq!(age_matches(AgeTest::Older, date, target), older, "{date}");
-            assert_eq!(age_matches(AgeTest::Younger, date, target), younger, "{date}");
+            assert_eq!(age_matches(AgeTest::Older, date, 900), older, "{date}");
+            assert_eq!(age_matches(AgeTest::Younger, date, 900), younger, "{date}");
         }
-        // The interval is longer than time goes back: everything is younger.
-        let target = before(Timestamp::from_unix_seconds(1_000), u64::MAX);
-        assert!(age_matches(AgeTest::Younger, i64::MIN, target));
     }
 }

@@ -1,0 +1,44 @@
+//! SORT (RFC 5256, RFC 5957), and its extended form (RFC 5267 3).
+
+use super::{
+    super::{
+        folder,
+        handler::Handler,
+        reply::{Done, Reply},
+        searching::{compile, scan, sort},
+        state::Session,
+    },
+    results::{self, Results},
+};
+use crate::{model::Rights, protocol::imap::message::sort::Sort};
+
+impl Handler for Sort<'_> {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
+        let answered = answer(self, session, tag).await;
+        results::unsave_if_refused(session, self.returns.unwrap_or_default(), &answered);
+        answered
+    }
+}
+
+async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
+    let folder = folder::selected(session, Rights::NONE).await?;
+    let selected = session.selected()?;
+    let executor = session.channel.shard.executor.clone();
+    let query = compile(&command.key, Some(&command.charset), selected, executor.now())?;
+    if query.mod_seq {
+        session.check_mod_seqs()?;
+        session.enable_condstore();
+    }
+    let (selected, reading) = (session.selected()?, folder.reading());
+    let mut hits = scan(&query, selected, &reading, &*executor).await?;
+    sort(&mut hits, &command.order, selected, &reading, &*executor).await?;
+    let results = Results { tag, uid: command.uid, with_mod_seq: query.mod_seq, hits: &hits };
+    match command.returns {
+        None => results.tell_sort(session),
+        Some(returns) => {
+            results.save(session, returns)?;
+            results.tell(session, returns);
+        }
+    }
+    Done::ok("SORT completed")
+}

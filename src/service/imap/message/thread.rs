@@ -1,0 +1,47 @@
+//! THREAD (RFC 5256, draft-ietf-morg-inthread-01).
+
+use super::super::{
+    folder,
+    handler::Handler,
+    reply::{Done, Reply},
+    searching::{compile, scan, thread},
+    state::Session,
+};
+use crate::{model::Rights, protocol::imap::message::thread::Thread};
+
+/// Pieces written before other sessions get their turn.
+const PIECES_PER_TURN: usize = 2_048;
+
+impl Handler for Thread<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let folder = folder::selected(session, Rights::NONE).await?;
+        let selected = session.selected()?;
+        let executor = session.channel.shard.executor.clone();
+        let query = compile(&self.key, Some(&self.charset), selected, executor.now())?;
+        if query.mod_seq {
+            session.check_mod_seqs()?;
+            session.enable_condstore();
+        }
+        let (selected, reading) = (session.selected()?, folder.reading());
+        let hits = scan(&query, selected, &reading, &*executor).await?;
+        let forest = thread(&hits, self.algorithm, selected, &reading, &*executor).await?;
+        let number = |at: u32| hits.get(at as usize).map_or(0, |hit| hit.number(self.uid));
+        session.writer().begin_thread();
+        if !forest.roots.is_empty() {
+            session.channel.connection.output().push(b' ');
+        }
+        let mut pieces = 0;
+        for root in &forest.roots {
+            let mut writing = forest.writing(*root);
+            while writing.step(session.channel.connection.output(), number) {
+                pieces += 1;
+                if pieces % PIECES_PER_TURN == 0 {
+                    session.channel.flush_if_full().await?;
+                    executor.yield_now().await;
+                }
+            }
+        }
+        session.channel.connection.output().extend_from_slice(b"\r\n");
+        Done::ok("THREAD completed")
+    }
+}

@@ -1,0 +1,166 @@
+//! Compiling the keys of a command, for the selected mailbox as it is now (RFC 3501 6.4.4).
+//!
+//! Invariant: keys nest at most as deep as the parser's limit, so that recursion is safe.
+
+use encoding_rs::Encoding;
+
+use super::super::{
+    query::{HeaderKey, Key, Query},
+    reply::Failure,
+    selected::Selected,
+};
+use crate::{
+    model::{PartitionId, Timestamp},
+    protocol::{
+        imap::{Code, ObjectId, message::search::SearchKey},
+        mime::{EnvelopeField, Needle, Scope, encoding_of},
+    },
+};
+
+/// Most strings that one SEARCH may look for in headers and texts; more are refused with `NO
+/// [LIMIT]`, since every message is searched for each.
+const STRINGS_MAX: usize = 64;
+
+/// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
+/// Ages count from `now`.
+pub(in crate::service::imap) fn compile(
+    key: &SearchKey<'_>,
+    charset: Option<&[u8]>,
+    selected: &Selected,
+    now: Timestamp,
+) -> Result<Query, Failure> {
+    let charset = match charset {
+        None => encoding_rs::UTF_8,
+        Some(label) => searchable(label).ok_or_else(bad_charset)?,
+    };
+    let mut compiler = Compiler {
+        charset,
+        selected,
+        partition: selected.home.partition(),
+        now,
+        headers: Vec::new(),
+        needles: Vec::new(),
+        keywords: Vec::new(),
+        recent: false,
+        mod_seq: false,
+        keys: 0,
+    };
+    let key = compiler.key(key);
+    let Compiler { headers, needles, keywords, recent, mod_seq, keys, .. } = compiler;
+    if headers.len() + needles.len() > STRINGS_MAX {
+        return Err(Failure::no(Code::Limit, "Too many strings to search for"));
+    }
+    let mut query = Query { key, headers, needles, keywords, recent, mod_seq, keys };
+    query.find_keywords(selected.told().keywords());
+    Ok(query)
+}
+
+/// The charset of a command's strings. UTF-16 is excluded: RFC 3501 4.3 allows no NUL in a string,
+/// so it could encode hardly any text. (UTF-7 and UTF-32 are not supported at all.)
+fn searchable(label: &[u8]) -> Option<&'static Encoding> {
+    encoding_of(label)
+        .filter(|found| ![encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(found))
+}
+
+/// RFC 3501 6.4.4: the code lists supported charsets; it is a hint, so the common ones are enough.
+fn bad_charset() -> Failure {
+    let charsets = Code::BadCharset(&["US-ASCII", "UTF-8", "ISO-8859-1"]);
+    Failure::no(charsets, "Charset not supported")
+}
+
+struct Compiler<'a> {
+    charset: &'static Encoding,
+    selected: &'a Selected,
+    /// Where the messages are kept.
+    partition: PartitionId,
+    now: Timestamp,
+    headers: Vec<HeaderKey>,
+    needles: Vec<(Scope, Needle)>,
+    keywords: Vec<(String, Option<usize>)>,
+    recent: bool,
+    mod_seq: bool,
+    keys: usize,
+}
+
+impl Compiler<'_> {
+    fn key(&mut self, key: &SearchKey<'_>) -> Key {
+        self.keys += 1;
+        match key {
+            SearchKey::All => Key::Constant(true),
+            SearchKey::Set(flags) => Key::Set(*flags),
+            SearchKey::Unset(flags) => Key::Unset(*flags),
+            SearchKey::Recent => {
+                self.recent = true;
+                Key::Recent
+            }
+            SearchKey::Keyword(name) => self.keyword(name),
+            SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
+            SearchKey::Header(name, text) => {
+                let needle = self.needle(text);
+                let field = EnvelopeField::named(name);
+                self.headers.push(HeaderKey { name: name.to_vec(), field, needle });
+                Key::Header(self.headers.len() - 1)
+            }
+            SearchKey::Body(text) => self.text(Scope::Body, text),
+            SearchKey::Text(text) => self.text(Scope::Text, text),
+            SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
+            SearchKey::SaveDate(test, day) => Key::SaveDate(*test, *day),
+            SearchKey::Age(test, interval) => Key::Age(*test, before(self.now, *interval)),
+            SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
+            SearchKey::Larger(size) => Key::Larger(*size),
+            SearchKey::Smaller(size) => Key::Smaller(*size),
+            SearchKey::Sequence(set) => Key::Uid(self.selected.uid_ranges(false, set)),
+            SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(true, set)),
+            SearchKey::ModSeq(mod_seq) => {
+                self.mod_seq = true;
+                Key::ModSeq(*mod_seq)
+            }
+            SearchKey::EmailId(Some(ObjectId::Email(partition, lsn)))
+                if *partition == self.partition =>
+            {
+                Key::Body(*lsn)
+            }
+            SearchKey::ThreadId(Some(ObjectId::Thread(root))) => Key::Thread(*root),
+            SearchKey::EmailId(_) | SearchKey::ThreadId(_) => Key::Constant(false),
+            SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
+            SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
+            SearchKey::And(keys) => Key::All(keys.iter().map(|key| self.key(key)).collect()),
+        }
+    }
+
+    fn keyword(&mut self, name: &str) -> Key {
+        self.keywords.push((name.to_owned(), None));
+        Key::Keyword(self.keywords.len() - 1)
+    }
+
+    fn text(&mut self, scope: Scope, text: &[u8]) -> Key {
+        // RFC 3501 6.4.4: every message contains the empty string.
+        if text.is_empty() {
+            return Key::Constant(true);
+        }
+        let needle = self.needle(text);
+        self.needles.push((scope, needle));
+        Key::Text(self.needles.len() - 1)
+    }
+
+    fn needle(&self, text: &[u8]) -> Needle {
+        Needle::new(&self.charset.decode_without_bom_handling(text).0)
+    }
+}
+
+/// Seconds since 1970-01-01, `interval` seconds before `now`.
+fn before(now: Timestamp, interval: u64) -> i64 {
+    now.unix_seconds().saturating_sub_unsigned(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_go_back() {
+        assert_eq!(before(Timestamp::from_unix_seconds(1_000), 100), 900);
+        // The interval is longer than time goes back: everything is younger.
+        assert!(before(Timestamp::from_unix_seconds(1_000), u64::MAX) < i64::MIN + 2_000);
+    }
+}

@@ -1,0 +1,14 @@
+//! Searching the selected mailbox: for the commands that find messages, for FETCH, which reads them
+//! likewise, and for clients that are told what a search finds later (RFC 5267 4.3).
+
+mod column;
+mod compile;
+mod order;
+mod scan;
+mod threading;
+mod threads;
+
+pub(super) use compile::compile;
+pub(super) use order::sort;
+pub(super) use scan::{Hit, scan};
+pub(super) use threads::thread;

@@ -1,0 +1,272 @@
+//! Sorting what a search found (RFC 5256 3, RFC 5957): keys from cards, compared as numbers and
+//! octets.
+//!
+//! Each criterion is a column of keys, read once. A key begins with eight octets that compare as a
+//! number; most comparisons end there. Nothing is allocated while messages are compared, and other
+//! sessions get their turn between pieces of all loops.
+
+use std::cmp::Ordering;
+
+use super::{
+    super::{accounts::Reading, reply::Failure, selected::Selected},
+    column::Column,
+    scan::Hit,
+};
+use crate::{
+    protocol::{
+        imap::{
+            Code,
+            message::sort::{Criterion, SortKey},
+        },
+        mime::{Address, EnvelopeCard, EnvelopeField, card, collation, encoded_word},
+    },
+    runtime::executor::Executor,
+    store::Message,
+};
+
+/// Messages whose keys are read, or that are sorted or merged, before other sessions get their
+/// turn.
+const MESSAGES_PER_TURN: usize = 2_048;
+
+/// Octets of a string that are compared; strings that differ only behind them are equal.
+const KEY_OCTETS_MAX: usize = 512;
+
+/// Octets of all keys of one command.
+const KEYS_OCTETS_MAX: usize = 64 << 20;
+
+/// The keys of one criterion, by position in what is sorted.
+struct Keys {
+    reverse: bool,
+    /// The first eight octets of each; a number as a whole.
+    starts: Vec<u64>,
+    /// What follows of each, and where it ends.
+    rests: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Keys {
+    fn push_number(&mut self, number: i64) {
+        // So that negative numbers are below the others.
+        self.starts.push(number as u64 ^ 1 << 63);
+    }
+
+    fn push_text(&mut self, text: &str, scratch: &mut Vec<u8>) -> Result<(), Failure> {
+        scratch.clear();
+        collation::push_key(text, scratch);
+        scratch.truncate(KEY_OCTETS_MAX);
+        let mut start = [0; 8];
+        let (first, rest) = scratch.split_at(scratch.len().min(8));
+        start.iter_mut().zip(first).for_each(|(octet, from)| *octet = *from);
+        self.starts.push(u64::from_be_bytes(start));
+        if self.rests.len() + rest.len() > KEYS_OCTETS_MAX {
+            return Err(Failure::no(Code::Limit, "The messages have too long fields to sort by"));
+        }
+        self.rests.extend_from_slice(rest);
+        self.ends.push(self.rests.len() as u32);
+        Ok(())
+    }
+
+    fn start(&self, at: u32) -> u64 {
+        self.starts.get(at as usize).copied().unwrap_or_default()
+    }
+
+    fn rest(&self, at: u32) -> &[u8] {
+        let end = |at: usize| self.ends.get(at).map_or(0, |end| *end as usize);
+        let start = (at as usize).checked_sub(1).map_or(0, end);
+        self.rests.get(start..end(at as usize)).unwrap_or_default()
+    }
+
+    fn compare_rests(&self, a: u32, b: u32) -> Ordering {
+        // Octets that are not there are zeros of the start: no text has one of those.
+        let order = self.rest(a).cmp(self.rest(b));
+        if self.reverse { order.reverse() } else { order }
+    }
+
+    fn compare(&self, a: u32, b: u32) -> Ordering {
+        let order = self.start(a).cmp(&self.start(b));
+        let order = if self.reverse { order.reverse() } else { order };
+        order.then_with(|| self.compare_rests(a, b))
+    }
+}
+
+/// A message being sorted.
+#[derive(Clone, Copy)]
+struct Row {
+    /// The start of its first key, inverted if that is reversed.
+    start: u64,
+    /// Its position before.
+    at: u32,
+}
+
+/// Brings `hits`, which are in the order of the mailbox, into `order`. Where that leaves messages
+/// equal they stay in the order of the mailbox, whatever is reversed (RFC 5256 3).
+pub(in crate::service::imap) async fn sort(
+    hits: &mut Vec<Hit>,
+    order: &[Criterion],
+    selected: &Selected,
+    reading: &Reading,
+    executor: &dyn Executor,
+) -> Result<(), Failure> {
+    let mut keys = Vec::with_capacity(order.len());
+    let mut octets = 0;
+    for criterion in order {
+        let column = read_keys(*criterion, hits, selected, reading, executor).await?;
+        octets += column.rests.len();
+        if octets > KEYS_OCTETS_MAX {
+            return Err(Failure::no(Code::Limit, "The messages have too long fields to sort by"));
+        }
+        keys.push(column);
+    }
+    let Some((first, others)) = keys.split_first() else { return Ok(()) };
+    let compare = |a: &Row, b: &Row| {
+        a.start
+            .cmp(&b.start)
+            .then_with(|| first.compare_rests(a.at, b.at))
+            .then_with(|| {
+                let decide = |keys: &Keys| Some(keys.compare(a.at, b.at)).filter(|it| it.is_ne());
+                others.iter().find_map(decide).unwrap_or(Ordering::Equal)
+            })
+            .then(a.at.cmp(&b.at))
+    };
+    let row = |at: u32| {
+        let start = first.start(at);
+        Row { start: if first.reverse { !start } else { start }, at }
+    };
+    let rows = merge_sort((0..hits.len() as u32).map(row).collect(), compare, executor).await;
+    *hits = rows.iter().filter_map(|row| hits.get(row.at as usize).copied()).collect();
+    Ok(())
+}
+
+/// Sorts pieces, and merges them.
+async fn merge_sort<T: Copy>(
+    mut rows: Vec<T>,
+    compare: impl Fn(&T, &T) -> Ordering,
+    executor: &dyn Executor,
+) -> Vec<T> {
+    for piece in rows.chunks_mut(MESSAGES_PER_TURN) {
+        piece.sort_unstable_by(&compare);
+        executor.yield_now().await;
+    }
+    let mut width = MESSAGES_PER_TURN;
+    let mut merged = Vec::with_capacity(rows.len());
+    while width < rows.len() {
+        merged.clear();
+        for pair in rows.chunks(2 * width) {
+            let (mut left, mut right) = pair.split_at(width.min(pair.len()));
+            while let (Some((a, left_rest)), Some((b, right_rest))) =
+                (left.split_first(), right.split_first())
+            {
+                match compare(b, a).is_lt() {
+                    true => {
+                        merged.push(*b);
+                        right = right_rest;
+                    }
+                    false => {
+                        merged.push(*a);
+                        left = left_rest;
+                    }
+                }
+                if merged.len().is_multiple_of(MESSAGES_PER_TURN) {
+                    executor.yield_now().await;
+                }
+            }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
+        }
+        std::mem::swap(&mut rows, &mut merged);
+        width *= 2;
+    }
+    rows
+}
+
+async fn read_keys(
+    criterion: Criterion,
+    hits: &[Hit],
+    selected: &Selected,
+    reading: &Reading,
+    executor: &dyn Executor,
+) -> Result<Keys, Failure> {
+    let starts = Vec::with_capacity(hits.len());
+    let mut keys = Keys { reverse: criterion.reverse, starts, rests: Vec::new(), ends: Vec::new() };
+    let part = match criterion.key {
+        SortKey::Arrival | SortKey::Size | SortKey::Date => card::DATES,
+        SortKey::Subject => card::SUBJECT,
+        _ => card::ENVELOPE,
+    };
+    let mut column = Column::new(reading, part);
+    let mut scratch = Vec::new();
+    for (count, hit) in hits.iter().enumerate() {
+        if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+            executor.yield_now().await;
+        }
+        let Some(message) = selected.message(hit.index) else { continue };
+        match criterion.key {
+            SortKey::Arrival => keys.push_number(message.internal_date.unix_seconds()),
+            SortKey::Size => keys.push_number(message.body.size.min(i64::MAX as u64) as i64),
+            SortKey::Date => keys.push_number(sent_seconds(&mut column, &message).await?),
+            SortKey::Subject => {
+                let mut pushed = Ok(());
+                let take = |card: &[u8]| {
+                    let (text, _) = card::base_subject(card)?;
+                    pushed = keys.push_text(text, &mut scratch);
+                    Ok(())
+                };
+                if !column.read(&message, take).await? {
+                    keys.push_text("", &mut scratch)?;
+                }
+                pushed?;
+            }
+            key => {
+                let mut text = String::new();
+                let take = |card: &[u8]| {
+                    let card = EnvelopeCard::decode(card).ok_or(card::Unanswered)?;
+                    text = address_text(&card, key);
+                    Ok(())
+                };
+                column.read(&message, take).await?;
+                keys.push_text(&text, &mut scratch)?;
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// RFC 5256 2.2: without a Date that can be read, the internal date.
+pub(super) async fn sent_seconds(
+    dates: &mut Column<'_>,
+    message: &Message,
+) -> Result<i64, Failure> {
+    let mut sent = None;
+    let take = |card: &[u8]| {
+        sent = card::sent_seconds(card)?;
+        Ok(())
+    };
+    dates.read(message, take).await?;
+    Ok(sent.unwrap_or(message.internal_date.unix_seconds()))
+}
+
+/// The string by which addresses are sorted; empty if there is none.
+fn address_text(card: &EnvelopeCard<'_>, key: SortKey) -> String {
+    let (field, displayed) = match key {
+        SortKey::DisplayFrom => (EnvelopeField::FROM, true),
+        SortKey::DisplayTo => (EnvelopeField::TO, true),
+        SortKey::From => (EnvelopeField::FROM, false),
+        SortKey::To => (EnvelopeField::TO, false),
+        _ => (EnvelopeField::CC, false),
+    };
+    let Some(Address { name, mailbox, host, .. }) = card.first_address(field) else {
+        return String::new();
+    };
+    let mailbox = mailbox.unwrap_or_default();
+    if !displayed {
+        return String::from_utf8_lossy(&mailbox).into_owned();
+    }
+    // RFC 5957 3; a group has a name only.
+    match (name, host) {
+        (Some(name), _) => encoded_word::decode_value(&name).text,
+        (None, Some(host)) if !host.is_empty() => {
+            format!("{}@{}", String::from_utf8_lossy(&mailbox), String::from_utf8_lossy(&host))
+        }
+        (None, _) => encoded_word::decode_value(&mailbox).text,
+    }
+}
