@@ -1040,7 +1040,7 @@ mod tests {
           data_dir, users_file, aliases_file, groups_file, user, group"),
         ("[nonsense]\n",
          "5: nonsense: no such section; the sections are [listen], [tls], [process], [runtime], \
-          [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),
+          [limits], [store], [intake], [smtp], [pop3], [imap], [quota], [[domain_quota]]"),
         ("[directory]\ntimeout = \"5s\"", "5: directory: no such section; the sections are [listen],"),
         ("group = \"mail\"",
          "5: group: has no effect without user: set that too, e.g. user = \"ringmail\""),

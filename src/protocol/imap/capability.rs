@@ -238,6 +238,13 @@ mod tests {
             "COMPRESS=DEFLATE",
             "UNAUTHENTICATE",
             "LANGUAGE",
+            "QUOTA",
+            "QUOTASET",
+            "QUOTA=RES-STORAGE",
+            "QUOTA=RES-MESSAGE",
+            "METADATA",
+            "METADATA-SERVER",
+            "LIST-METADATA",
         ]
         .join(" ");
         assert_eq!(
