@@ -223,6 +223,7 @@ mod tests {
             "SORT",
             "SORT=DISPLAY",
             "ESORT",
+            "PARTIAL",
             "THREAD=ORDEREDSUBJECT",
             "THREAD=REFERENCES",
             "THREAD=REFS",

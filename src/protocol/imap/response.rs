@@ -7,6 +7,7 @@
 use super::{
     capability::{Announced, Capabilities, append_limit},
     mailbox::status::StatusItems,
+    message::returns::PartialRange,
     name::{self, NameForm, SEPARATOR},
     object_id::ObjectId,
     sequence::write_set,
@@ -239,6 +240,8 @@ pub struct SearchResult<'a> {
     /// In the order that the command asks for. Left out when empty, as the RFC asks.
     pub all: Option<&'a [u32]>,
     pub count: Option<u32>,
+    /// The range asked for, and what is in it.
+    pub partial: Option<(PartialRange, &'a [u32])>,
     /// RFC 7162 3.1.10.
     pub mod_seq: Option<ModSeq>,
 }
@@ -542,6 +545,16 @@ impl<'o> Writer<'o> {
         {
             self.out.extend_from_slice(b" ALL ");
             write_set(self.out, all.iter().copied());
+        }
+        if let Some((range, found)) = result.partial {
+            let sign = if range.from_last { "-" } else { "" };
+            let (first, last) = range.ends;
+            self.out.extend_from_slice(format!(" PARTIAL ({sign}{first}:{sign}{last} ").as_bytes());
+            match found {
+                [] => self.out.extend_from_slice(b"NIL"),
+                _ => write_set(self.out, found.iter().copied()),
+            }
+            self.out.push(b')');
         }
         if let Some(count) = result.count {
             push_pair(self.out, " COUNT ", count.into());
@@ -902,6 +915,7 @@ mod tests {
             min: Some(2),
             max: Some(47),
             all: Some(&[2, 10, 11]),
+            partial: None,
             count: Some(3),
             mod_seq: Some(ModSeq(9)),
         };

@@ -73,6 +73,7 @@ capabilities! {
     Sort             "SORT"               Always; // RFC 5256
     SortDisplay      "SORT=DISPLAY"       Always; // RFC 5957
     ESort            "ESORT"              Always; // RFC 5267
+    Partial          "PARTIAL"            Always; // RFC 9394
     Thread           "THREAD=ORDEREDSUBJECT" Always; // RFC 5256
     ThreadReferences "THREAD=REFERENCES"  Always; // RFC 5256
     ThreadRefs       "THREAD=REFS"        Always; // draft-ietf-morg-inthread-01

@@ -1,11 +1,14 @@
-//! FETCH (RFC 3501 6.4.5, RFC 7162 3.1.4).
+//! FETCH (RFC 3501 6.4.5, RFC 9394 3.3, RFC 7162 3.1.4).
 
 use smallvec::SmallVec;
 
-use super::super::{
-    arguments::Arguments,
-    cursor::{Cursor, Parsed, Text},
-    sequence::SequenceSet,
+use super::{
+    super::{
+        arguments::Arguments,
+        cursor::{Cursor, Parsed, Text},
+        sequence::SequenceSet,
+    },
+    returns::PartialRange,
 };
 use crate::model::ModSeq;
 
@@ -30,6 +33,8 @@ pub struct Fetch<'a> {
     pub uid_is_implied: bool,
     /// RFC 7162 3.1.4.1. Implies MODSEQ, which is then in `items`.
     pub changed_since: Option<ModSeq>,
+    /// RFC 9394 3.3: which of the messages of `set`.
+    pub partial: Option<PartialRange>,
     /// RFC 7162 3.2.6; only of the `UID` form, and with `changed_since`.
     pub vanished: bool,
 }
@@ -146,7 +151,7 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         } else {
             items = macro_or_item(cursor)?;
         }
-        let (mut changed_since, mut vanished) = (None, false);
+        let (mut changed_since, mut vanished, mut partial) = (None, false, None);
         if cursor.another() {
             cursor.list(false, "a modifier list is missing", |cursor| {
                 match cursor.word()?.as_bytes() {
@@ -155,6 +160,10 @@ impl<'a> Arguments<'a> for Fetch<'a> {
                         changed_since = Some(cursor.mod_seq()?);
                     }
                     b"VANISHED" => vanished = true,
+                    b"PARTIAL" if partial.is_none() => {
+                        cursor.space()?;
+                        partial = Some(PartialRange::read(cursor)?);
+                    }
                     _ => return Err("unknown FETCH modifier"),
                 }
                 Ok(())
@@ -171,7 +180,7 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         if uid_is_implied {
             push(&mut items, FetchItem::Uid)?;
         }
-        Ok(Fetch { uid, set, items, uid_is_implied, changed_since, vanished })
+        Ok(Fetch { uid, set, items, uid_is_implied, changed_since, vanished, partial })
     }
 
     fn uid(&self) -> bool {
@@ -358,6 +367,7 @@ mod tests {
             uid_is_implied: false,
             changed_since: None,
             vanished: false,
+            partial: None,
         })
     }
 
@@ -441,6 +451,7 @@ mod tests {
                 set: set("1:*"),
                 items: vec![FetchItem::Flags, FetchItem::ModSeq, FetchItem::Uid],
                 uid_is_implied: true,
+                partial: None,
                 changed_since: Some(ModSeq(12345)),
                 vanished,
             })

@@ -1,5 +1,7 @@
 //! What SEARCH and SORT return (RFC 4731 3.1, RFC 5182, RFC 5267 3 and 4, RFC 9394 3.1).
 
+use std::ops::Range;
+
 use super::super::cursor::{Cursor, Parsed};
 
 /// The options of `RETURN (…)`.
@@ -11,6 +13,8 @@ pub struct SearchReturn {
     pub count: bool,
     /// Keep the result for `$` (RFC 5182 2.1).
     pub save: bool,
+    /// Never together with ALL (RFC 9394 3.1).
+    pub partial: Option<PartialRange>,
 }
 
 impl SearchReturn {
@@ -34,9 +38,18 @@ impl SearchReturn {
         Ok(Some(returns))
     }
 
-    /// A repeated option counts once.
+    /// A repeated option counts once, but for those of which RFC 9394 3.1 allows one.
     fn read_option(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
-        let option = match cursor.word()?.as_bytes() {
+        let word = cursor.word()?;
+        if matches!(word.as_bytes(), b"ALL" | b"PARTIAL") && (self.all || self.partial.is_some()) {
+            return Err("more than one of the return options ALL and PARTIAL");
+        }
+        let option = match word.as_bytes() {
+            b"PARTIAL" => {
+                cursor.space()?;
+                self.partial = Some(PartialRange::read(cursor)?);
+                return Ok(());
+            }
             b"MIN" => &mut self.min,
             b"MAX" => &mut self.max,
             b"ALL" => &mut self.all,
@@ -46,5 +59,88 @@ impl SearchReturn {
         };
         *option = true;
         Ok(())
+    }
+}
+
+/// `partial-range` (RFC 9394 4): which of the results, counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartialRange {
+    /// As sent, in any order.
+    pub ends: (u32, u32),
+    /// Counted from the last one: `-1:-100`.
+    pub from_last: bool,
+}
+
+impl PartialRange {
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Parsed<PartialRange> {
+        const WRONG: &str = "not a range such as 1:100 or -1:-100";
+        let from_last = cursor.peek() == Some(b'-');
+        let first = read_end(cursor, from_last).ok_or(WRONG)?;
+        cursor.expect(b':', WRONG)?;
+        let last = read_end(cursor, from_last).ok_or(WRONG)?;
+        Ok(PartialRange { ends: (first, last), from_last })
+    }
+
+    /// The part of `count` results that it means, by index; empty if there are none.
+    pub fn of(self, count: usize) -> Range<usize> {
+        let (a, b) = self.ends;
+        let (low, high) = (a.min(b) as usize - 1, a.max(b) as usize);
+        match self.from_last {
+            false => low.min(count)..high.min(count),
+            true => count.saturating_sub(high)..count.saturating_sub(low),
+        }
+    }
+}
+
+/// `nz-number`, behind a minus if it is counted from the last.
+fn read_end(cursor: &mut Cursor<'_>, from_last: bool) -> Option<u32> {
+    if from_last && !cursor.eat(b'-') {
+        return None;
+    }
+    u32::try_from(cursor.number().ok()?).ok().filter(|number| *number > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9394 3.1, 4.
+    #[test]
+    fn partial_ranges() {
+        let read = |text: &str| {
+            let mut cursor = Cursor::new(text.as_bytes());
+            let range = PartialRange::read(&mut cursor).ok()?;
+            cursor.rest().is_empty().then_some(range)
+        };
+        const CASES: &[(&str, usize, Range<usize>)] = &[
+            ("1:500", 1_000, 0..500),
+            ("501:1000", 1_000, 500..1_000),
+            ("500:400", 1_000, 399..500),
+            ("900:1100", 1_000, 899..1_000),
+            ("1001:1100", 1_000, 1_000..1_000),
+            ("-1:-100", 1_000, 900..1_000),
+            ("-500:-400", 1_000, 500..601),
+            ("-900:-1100", 1_000, 0..101),
+            ("-1001:-1100", 1_000, 0..0),
+            ("1:4294967295", 3, 0..3),
+            ("-1:-4294967295", 0, 0..0),
+        ];
+        for (text, count, expected) in CASES {
+            assert_eq!(read(text).map(|range| range.of(*count)), Some(expected.clone()), "{text}");
+        }
+        for text in ["", "1", "1:", "0:1", "1:0", "1:*", "-1:1", "1:-1", "*:1", "1:4294967296"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_of_all_and_partial() {
+        let read = |text: &str| SearchReturn::read(&mut Cursor::new(text.as_bytes()));
+        for text in ["ALL ALL", "PARTIAL 1:2 ALL", "ALL PARTIAL 1:2", "PARTIAL 1:2 PARTIAL 3:4"] {
+            assert!(read(&format!("RETURN ({text}) ")).is_err(), "{text}");
+        }
+        let many = format!("RETURN ({}) ", "MIN COUNT ".repeat(5_000));
+        let counted = SearchReturn { min: true, count: true, ..SearchReturn::default() };
+        assert_eq!(read(&many), Ok(Some(counted)));
     }
 }

@@ -39,7 +39,11 @@ const CARDS_FOR: usize = 16;
 impl Handler for Fetch<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::selected(session, Rights::NONE).await?;
-        let indexes = session.selected()?.indexes(self.uid, &self.set)?;
+        let mut indexes = session.selected()?.indexes(self.uid, &self.set)?;
+        if let Some(range) = self.partial {
+            let count = indexes.iter().map(ExactSizeIterator::len).sum();
+            indexes = part_of(&indexes, range.of(count));
+        }
         let asks_mod_seq = self.items.contains(&FetchItem::ModSeq);
         if asks_mod_seq || self.changed_since.is_some() {
             session.check_mod_seqs()?;
@@ -101,6 +105,18 @@ impl Handler for Fetch<'_> {
         }
         trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
     }
+}
+
+/// The indexes at these positions of `ranges`.
+fn part_of(ranges: &[Range<usize>], positions: Range<usize>) -> Vec<Range<usize>> {
+    let mut before = 0;
+    let part = ranges.iter().map(|range| {
+        let start = positions.start.saturating_sub(before).min(range.len());
+        let end = positions.end.saturating_sub(before).min(range.len());
+        before += range.len();
+        range.start + start..range.start + end
+    });
+    part.filter(|range| !range.is_empty()).collect()
 }
 
 /// Sets `\Seen` on the messages about to be read (RFC 3501 6.4.5), all at once. Returns the UIDs on
@@ -419,6 +435,21 @@ fn clip(range: Range<u64>, partial: Option<Partial>) -> Range<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_what_a_set_means() {
+        let ranges = [2..5, 7..8, 10..20];
+        for (positions, expected) in [
+            (0..1, vec![2..3]),
+            (1..4, vec![3..5, 7..8]),
+            (2..6, vec![4..5, 7..8, 10..12]),
+            (4..14, vec![10..20]),
+            (3..3, vec![]),
+            (14..14, vec![]),
+        ] {
+            assert_eq!(part_of(&ranges, positions.clone()), expected, "{positions:?}");
+        }
+    }
 
     #[test]
     fn partials_are_clipped() {

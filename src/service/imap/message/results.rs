@@ -44,24 +44,32 @@ impl Results<'_> {
         session.writer().sort(self.hits.iter().map(|hit| hit.number(self.uid)), mod_seq);
     }
 
-    /// RFC 5182 2.4: beside MIN and MAX alone, only these messages are saved.
+    /// RFC 5182 2.4, RFC 9394 3.2: beside MIN, MAX and PARTIAL alone, only what these return is saved.
     pub(super) fn save(&self, session: &mut Session, returns: SearchReturn) -> Result<(), Failure> {
         let Some(selected) = session.selected.as_mut().filter(|_| returns.save) else {
             return Ok(());
         };
-        let is_part = (returns.min || returns.max) && !returns.all && !returns.count;
-        let mut found: Vec<usize> = match is_part {
-            true => {
-                let first = self.hits.first().filter(|_| returns.min);
-                let last = self.hits.last().filter(|_| returns.max);
-                first.into_iter().chain(last).map(|hit| hit.index).collect()
-            }
-            false => self.hits.iter().map(|hit| hit.index).collect(),
-        };
+        let mut found: Vec<usize> = self.returned(returns).map(|hit| hit.index).collect();
         found.sort_unstable();
         found.dedup();
         let too_many = || Failure::no(Code::NotSaved, "The result is too scattered to be saved");
         selected.save(found).then_some(()).ok_or_else(too_many)
+    }
+
+    /// The page of PARTIAL.
+    fn page(&self, returns: SearchReturn) -> &[Hit] {
+        let range = returns.partial.map(|range| range.of(self.hits.len()));
+        range.and_then(|range| self.hits.get(range)).unwrap_or_default()
+    }
+
+    /// What MIN, MAX and PARTIAL return, if the other options do not ask for all.
+    fn returned(&self, returns: SearchReturn) -> impl Iterator<Item = &Hit> {
+        let SearchReturn { min, max, all, count, partial, .. } = returns;
+        let is_part = (min || max || partial.is_some()) && !all && !count;
+        let first = self.hits.first().filter(|_| is_part && min);
+        let last = self.hits.last().filter(|_| is_part && max);
+        let others = if is_part { self.page(returns) } else { self.hits };
+        first.into_iter().chain(last).chain(others)
     }
 
     /// RFC 4731 3.1, and RFC 7162 3.1.10 on the mod-sequence that goes with each result option.
@@ -70,18 +78,18 @@ impl Results<'_> {
             return;
         }
         let (first, last) = (self.hits.first(), self.hits.last());
-        let mod_seq = match returns {
-            SearchReturn { all: false, count: false, min, max, .. } if min || max => {
-                highest(first.filter(|_| min).into_iter().chain(last.filter(|_| max)))
-            }
-            _ => highest(self.hits),
-        };
+        let mod_seq = highest(self.returned(returns));
         let number = |hit: &Hit| hit.number(self.uid);
-        let all: Vec<u32> = self.hits.iter().map(number).collect();
+        let all: Vec<u32> = match returns.all {
+            true => self.hits.iter().map(number).collect(),
+            false => Vec::new(),
+        };
+        let page: Vec<u32> = self.page(returns).iter().map(number).collect();
         let result = SearchResult {
             min: first.filter(|_| returns.min).map(number),
             max: last.filter(|_| returns.max).map(number),
             all: returns.all.then_some(&all),
+            partial: returns.partial.map(|range| (range, &page[..])),
             count: returns.count.then_some(self.hits.len() as u32),
             mod_seq: mod_seq.filter(|_| self.with_mod_seq),
         };

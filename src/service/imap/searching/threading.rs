@@ -2,8 +2,8 @@
 //!
 //! Messages are numbered 0, 1, … in the order of the mailbox; IDs and subjects are hashes. Nothing
 //! here recurses, so a thread may be as deep as there are messages. Loops of references are found
-//! by going up from a message; all ways up together have [`STEPS_MAX`] steps, after which a link that
-//! would need another way is not made.
+//! by going up from a message; all ways up together have [`STEPS_MAX`] steps, after which a link
+//! that would need another way is not made.
 
 use std::{cmp::Reverse, collections::HashMap};
 
