@@ -168,6 +168,8 @@ const fn required(name: &'static str, kind: Kind, example: &'static str) -> Sett
     Setting { name, example, reloads: false, kind, need: Need::Required }
 }
 
+const MASTERS_EXAMPLE: &str = "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]";
+
 /// In the order of docs/ringmail.example.toml. Minimums prevent values that would stop the server;
 /// maximums prevent overflow and excessive allocation.
 #[rustfmt::skip]
@@ -270,9 +272,10 @@ pub const SETTINGS: &[Setting] = &[
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
     setting("authentication.certificate_name", OneOf(&["email", "common_name"]), "\"email\""),
-    setting("authentication.scram", OneOf(&["when_all", "always", "never"]), "\"when_all\"").reloaded(),
+    setting("authentication.scram", OneOf(&["when_all", "always", "never"]), "\"when_all\"")
+        .reloaded(),
     setting("authentication.lmtp", Flag, "false"),
-    optional("authentication.masters", Masters, "[\"admin@example.org=*\", \"desk@example.org=@example.net\"]").reloaded(),
+    optional("authentication.masters", Masters, MASTERS_EXAMPLE).reloaded(),
     optional("oauth.issuer", Name, "\"https://id.example.org\""),
     optional("oauth.audience", Name, "\"mail\""),
     setting("oauth.claim", Name, "\"email\""),

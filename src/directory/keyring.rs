@@ -2,7 +2,7 @@
 //! of RFC 5803, and its application passwords.
 //!
 //! ```text
-//! SCRAM-SHA-256$15000:<salt>$<StoredKey>:<ServerKey> SCRAM-SHA-1$15000:<salt>$<StoredKey>:<ServerKey>
+//! SCRAM-SHA-256$15000:<salt>$<StoredKey>:<ServerKey> SCRAM-SHA-1$15000:<salt>$...:...
 //! app:<name>:<seconds since 1970>:<SHA-256 of the password>,SCRAM-SHA-256$...,SCRAM-SHA-1$...
 //! ```
 //!
@@ -359,7 +359,7 @@ mod tests {
             let keys = keyring.keys(hash).expect("keys");
             let iterations = NonZeroU32::new(keys.iterations).expect("iterations");
             let pair = KeyPair::of(hash, "pencil", &keys.salt, iterations).expect("keys");
-            assert_eq!(keys.pairs, [pair.clone()]);
+            assert_eq!(keys.pairs, std::slice::from_ref(&pair));
             assert_eq!(render(hash, 4096, &keys.salt, &pair), stored);
             assert_eq!(keyring.proved(hash, &pair.stored_key), Some(Proved::Main));
             assert_eq!(keyring.proved(hash, &pair.server_key), None);

@@ -1,6 +1,6 @@
-//! Bearer tokens (RFC 6750): whose they are. Signed ones (JWT, RFC 7519) are verified here, with the
-//! keys of their issuer (RFC 7517); of others the issuer is asked (RFC 7662). Keys and answers come
-//! from a [`TokenServer`] on the control thread.
+//! Bearer tokens (RFC 6750): whose they are. Signed ones (JWT, RFC 7519) are verified here, with
+//! the keys of their issuer (RFC 7517); of others the issuer is asked (RFC 7662). Keys and answers
+//! come from a [`TokenServer`] on the control thread.
 //!
 //! A token counts only if its signature has an algorithm of [`ALGORITHMS`] and a key for that very
 //! algorithm verifies it: what the token itself says about keys (`jwk`, `jku`, `x5c`) is not looked

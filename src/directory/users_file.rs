@@ -3,8 +3,8 @@
 //! ```text
 //! # next-id 3
 //! # pretence <key>
-//! # <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM and application passwords>...]
-//! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$15000:... SCRAM-SHA-1$15000:...
+//! # <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM, application passwords>...]
+//! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$15000:... SCRAM-SHA-1$...
 //! 2 bob@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
 //! ```
 //!

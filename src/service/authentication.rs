@@ -1,5 +1,5 @@
-//! Log-ins of every protocol: which mechanisms are offered, the questions of an exchange, admission,
-//! delay of the answer, and counting.
+//! Log-ins of every protocol: which mechanisms are offered, the questions of an exchange,
+//! admission, delay of the answer, and counting.
 //!
 //! SMTP AUTH, POP3 and IMAP differ only in the replies, so guessing is equally slow everywhere. A
 //! session that waits here holds its credentials but no worker; the directory limits how many

@@ -1,5 +1,5 @@
-//! Mailbox names: modified UTF-7 on the wire (RFC 3501 5.1.3), UTF-8 everywhere else, and on the wire
-//! too once the client enabled that (RFC 9051 5.1).
+//! Mailbox names: modified UTF-7 on the wire (RFC 3501 5.1.3), UTF-8 everywhere else, and on the
+//! wire too once the client enabled that (RFC 9051 5.1).
 //!
 //! Decoding is strict: of all spellings of a name only the one that [`encode`] produces is
 //! accepted, so that no two names on the wire are one mailbox (RFC 3501 5.1.3: "MUST NOT").

@@ -35,8 +35,8 @@ impl Status {
     }
 }
 
-/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3, RFC 9586 3.2. A code owns
-/// its lists, so that a handler can return it.
+/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3, RFC 9586 3.2.
+/// A code owns its lists, so that a handler can return it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Code {
     /// Charsets that would do.

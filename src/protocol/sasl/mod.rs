@@ -403,8 +403,8 @@ mod tests {
 
     use super::*;
 
-    /// Mechanism, initial response, the client's lines, and how it ends: `Ok("user/password")`, with
-    /// `user/password/other` for acting for another one.
+    /// Mechanism, initial response, the client's lines, and how it ends: `Ok("user/password")`,
+    /// with `user/password/other` for acting for another one.
     type Case = (&'static str, Option<&'static str>, &'static [&'static str], Outcome);
     type Outcome = Result<&'static str, SaslError>;
 
@@ -536,7 +536,8 @@ mod tests {
         #[test]
         fn plain_gives_back_what_was_encoded(user in "[^\0]{1,60}", password in "[^\0]{1,60}") {
             let response = STANDARD.encode(format!("\0{user}\0{password}"));
-            let (_, step) = Exchange::start(Mechanism::Plain, Mechanisms::ALL, Some(response.as_bytes()));
+            let initial = Some(response.as_bytes());
+            let (_, step) = Exchange::start(Mechanism::Plain, Mechanisms::ALL, initial);
             let credentials = Credentials { user, password };
             let question = Question::Password { credentials, authorization: None };
             prop_assert_eq!(step, Step::Ask(question));

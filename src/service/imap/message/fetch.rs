@@ -437,6 +437,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // they are ranges
     fn parts_of_what_a_set_means() {
         let ranges = [2..5, 7..8, 10..20];
         for (positions, expected) in [

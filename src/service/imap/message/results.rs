@@ -44,7 +44,8 @@ impl Results<'_> {
         session.writer().sort(self.hits.iter().map(|hit| hit.number(self.uid)), mod_seq);
     }
 
-    /// RFC 5182 2.4, RFC 9394 3.2: beside MIN, MAX and PARTIAL alone, only what these return is saved.
+    /// RFC 5182 2.4, RFC 9394 3.2: beside MIN, MAX and PARTIAL alone, only what these return is
+    /// saved.
     pub(super) fn save(&self, session: &mut Session, returns: SearchReturn) -> Result<(), Failure> {
         let Some(selected) = session.selected.as_mut().filter(|_| returns.save) else {
             return Ok(());

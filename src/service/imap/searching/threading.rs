@@ -13,7 +13,7 @@ const NONE: u32 = u32::MAX;
 const STEPS_MAX: u64 = 20_000_000;
 
 /// What THREAD compares of a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Facts {
     /// The sent date.
     pub sent: i64,
@@ -21,6 +21,25 @@ pub(super) struct Facts {
     /// Of the base subject; `None` if that is empty.
     pub subject: Option<u64>,
     pub is_reply: bool,
+}
+
+/// The entry of a node; [`NONE`] also for what is none.
+fn entry(nodes: &[u32], node: u32) -> u32 {
+    nodes.get(node as usize).copied().unwrap_or(NONE)
+}
+
+fn is(marks: &[bool], node: u32) -> bool {
+    marks.get(node as usize).copied().unwrap_or(false)
+}
+
+fn put<T>(entries: &mut [T], node: u32, value: T) {
+    if let Some(place) = entries.get_mut(node as usize) {
+        *place = value;
+    }
+}
+
+fn fact(facts: &[Facts], message: u32) -> Facts {
+    facts.get(message as usize).copied().unwrap_or_default()
 }
 
 /// Step 1: messages linked by their references, each added once, in the order of the mailbox.
@@ -50,24 +69,24 @@ impl Links {
             },
             None => self.new_node(),
         };
-        self.messages[node as usize] = number;
+        put(&mut self.messages, node, number);
         self.nodes.push(node);
         let mut before = NONE;
         for reference in references {
             let next = self.node_of(reference);
-            if before != NONE && self.parents[next as usize] == NONE {
+            if before != NONE && entry(&self.parents, next) == NONE {
                 self.link(before, next);
             }
             before = next;
         }
-        self.parents[node as usize] = NONE;
+        put(&mut self.parents, node, NONE);
         if before != NONE {
             self.link(before, node);
         }
     }
 
     fn message(&self, node: u32) -> u32 {
-        self.messages[node as usize]
+        entry(&self.messages, node)
     }
 
     fn node_of(&mut self, id: u64) -> u32 {
@@ -88,11 +107,11 @@ impl Links {
 
     /// Makes `parent` that of `child`, which has none, unless that would be a loop.
     fn link(&mut self, parent: u32, child: u32) {
-        if parent == child || self.has_children[child as usize] && self.is_above(child, parent) {
+        if parent == child || is(&self.has_children, child) && self.is_above(child, parent) {
             return;
         }
-        self.parents[child as usize] = parent;
-        self.has_children[parent as usize] = true;
+        put(&mut self.parents, child, parent);
+        put(&mut self.has_children, parent, true);
     }
 
     /// Whether `node` is above `other`, or nobody knows any more.
@@ -103,7 +122,7 @@ impl Links {
             if at == node || self.steps > STEPS_MAX {
                 return true;
             }
-            at = self.parents[at as usize];
+            at = entry(&self.parents, at);
         }
         false
     }
@@ -118,7 +137,7 @@ impl Links {
         // The dummy of a topmost missing node, and its messages.
         let mut tops: HashMap<u32, Vec<u32>> = HashMap::new();
         for number in 0..count as u32 {
-            let start = self.parents[self.nodes[number as usize] as usize];
+            let start = entry(&self.parents, entry(&self.nodes, number));
             if start == NONE {
                 forest.roots.push(number);
                 continue;
@@ -128,16 +147,16 @@ impl Links {
                 if self.message(at) != NONE {
                     break at;
                 }
-                if above[at as usize] != NONE {
-                    break above[at as usize];
+                if entry(&above, at) != NONE {
+                    break entry(&above, at);
                 }
                 way.push(at);
-                match self.parents[at as usize] {
+                match entry(&self.parents, at) {
                     NONE => break at,
                     parent => at = parent,
                 }
             };
-            way.drain(..).for_each(|passed| above[passed as usize] = end);
+            way.drain(..).for_each(|passed| put(&mut above, passed, end));
             match self.message(end) {
                 NONE => tops.entry(end).or_default().push(number),
                 parent => forest.adopt(parent, number),
@@ -146,7 +165,7 @@ impl Links {
         let mut tops: Vec<Vec<u32>> = tops.into_values().collect();
         tops.sort_unstable();
         for messages in tops {
-            match messages[..] {
+            match *messages.as_slice() {
                 // An only child is promoted even to the top.
                 [only] => forest.roots.push(only),
                 _ => {
@@ -190,26 +209,26 @@ impl Forest {
     }
 
     fn adopt(&mut self, parent: u32, child: u32) {
-        self.next_sibling[child as usize] = self.first_child[parent as usize];
-        self.first_child[parent as usize] = child;
+        put(&mut self.next_sibling, child, entry(&self.first_child, parent));
+        put(&mut self.first_child, parent, child);
     }
 
     fn children(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
-        let first = self.first_child[node as usize];
+        let first = entry(&self.first_child, node);
         std::iter::successors((first != NONE).then_some(first), |child| {
-            let next = self.next_sibling[*child as usize];
+            let next = entry(&self.next_sibling, *child);
             (next != NONE).then_some(next)
         })
     }
 
     /// The message that stands for a node: a dummy's first child.
     fn standing(&self, node: u32) -> u32 {
-        if self.is_dummy(node) { self.first_child[node as usize] } else { node }
+        if self.is_dummy(node) { entry(&self.first_child, node) } else { node }
     }
 
     /// Steps 4 and 6: siblings by sent date, those of the top too.
     fn sort(&mut self, facts: &[Facts]) {
-        let key = |message: &u32| (facts[*message as usize].sent, *message);
+        let key = |message: &u32| (fact(facts, *message).sent, *message);
         let mut siblings: Vec<u32> = Vec::new();
         for node in 0..self.first_child.len() as u32 {
             siblings.clear();
@@ -218,7 +237,7 @@ impl Forest {
                 continue;
             }
             siblings.sort_unstable_by_key(key);
-            self.first_child[node as usize] = NONE;
+            put(&mut self.first_child, node, NONE);
             siblings.iter().rev().for_each(|child| self.adopt(node, *child));
         }
         let mut roots = std::mem::take(&mut self.roots);
@@ -228,9 +247,9 @@ impl Forest {
 
     /// Step 5: threads of the same subject become one.
     fn merge_by_subject(&mut self, facts: &[Facts]) {
-        let subject = |forest: &Forest, node| facts[forest.standing(node) as usize].subject;
+        let subject = |forest: &Forest, node| fact(facts, forest.standing(node)).subject;
         let is_reply =
-            |forest: &Forest, node: u32| !forest.is_dummy(node) && facts[node as usize].is_reply;
+            |forest: &Forest, node: u32| !forest.is_dummy(node) && fact(facts, node).is_reply;
         let mut table: HashMap<u64, u32> = HashMap::new();
         for &root in &self.roots {
             let Some(subject) = subject(self, root) else { continue };
@@ -243,7 +262,7 @@ impl Forest {
         let roots = std::mem::take(&mut self.roots);
         let mut moved = vec![false; self.first_child.len()];
         for root in roots.iter().copied() {
-            if moved[root as usize] {
+            if is(&moved, root) {
                 continue;
             }
             let Some(known) = subject(self, root).and_then(|subject| table.get_mut(&subject))
@@ -253,7 +272,7 @@ impl Forest {
             if *known == root {
                 continue;
             }
-            moved[root as usize] = true;
+            put(&mut moved, root, true);
             if self.is_dummy(*known) && self.is_dummy(root) {
                 let children: Vec<u32> = self.children(root).collect();
                 children.into_iter().for_each(|child| self.adopt(*known, child));
@@ -261,7 +280,7 @@ impl Forest {
                 self.adopt(*known, root);
             } else {
                 let dummy = self.new_dummy();
-                moved[*known as usize] = true;
+                put(&mut moved, *known, true);
                 self.adopt(dummy, *known);
                 self.adopt(dummy, root);
                 self.roots.push(dummy);
@@ -269,7 +288,7 @@ impl Forest {
                 *known = dummy;
             }
         }
-        self.roots.extend(roots.into_iter().filter(|root| !moved[*root as usize]));
+        self.roots.extend(roots.into_iter().filter(|root| !is(&moved, *root)));
     }
 
     /// REFS: threads by their newest arrival.
@@ -316,16 +335,16 @@ pub(super) fn by_references_alone(links: Links, facts: &[Facts]) -> Forest {
 pub(super) fn by_subject(facts: &[Facts]) -> Forest {
     let mut forest = Forest::new(facts.len());
     let mut order: Vec<u32> = (0..facts.len() as u32).collect();
-    let key = |message: &u32| (facts[*message as usize].sent, *message);
+    let key = |message: &u32| (fact(facts, *message).sent, *message);
     order.sort_unstable_by_key(key);
     let mut first: HashMap<Option<u64>, u32> = HashMap::new();
     // Each is adopted before those that are older.
     for message in order.iter().copied() {
-        first.entry(facts[message as usize].subject).or_insert(message);
+        first.entry(fact(facts, message).subject).or_insert(message);
     }
     order.sort_unstable_by_key(|message| Reverse(key(message)));
     for message in order {
-        match first.get(&facts[message as usize].subject) {
+        match first.get(&fact(facts, message).subject) {
             Some(&parent) if parent != message => forest.adopt(parent, message),
             _ => forest.roots.push(message),
         }
