@@ -405,6 +405,9 @@ Example:
   ringmail user passwd alice@example.org --config ringmail.toml")]
     Passwd(PasswordArguments),
     /// Passwords for single programs and devices, beside the account's own
+    #[command(after_help = "\
+Example:
+  ringmail user app-password add alice@example.org telephone --dir DIR")]
     #[command(subcommand)]
     AppPassword(AppPasswordVerb),
     /// Remove an account's log-in and address (its mail stays in the store)
@@ -875,7 +878,7 @@ Examples:
 Without an option the account has no limit of that kind, whatever the default is.
 
 Examples:
-  ringmail quota set alice@example.org --storage 5GiB --messages 100000 --dir DIR
+  ringmail quota set alice@example.org --messages 100000 --dir DIR
   ringmail quota set bob@example.org --storage 500MB --config ringmail.toml")]
     Set {
         /// An account's address, or Shared

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringmail::protocol::imap::{
-    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, MessageUrl, SequenceSet,
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, NameForm, MessageUrl, SequenceSet,
     UploadPart, UploadPlace, message::copy::Move, parse,
 };
 
@@ -96,9 +96,11 @@ fn resolve(set: &SequenceSet) {
 }
 
 fn name(name: &MailboxName<'_>) {
-    let Ok(utf8) = name.to_utf8() else { return };
-    if let Some(pattern) = ListPattern::new(&utf8) {
-        let is_plain = !utf8.contains(['*', '%']);
-        assert!(pattern.matches(&utf8) || !is_plain);
+    for form in [NameForm::ModifiedUtf7, NameForm::Utf8] {
+        let Ok(utf8) = name.to_utf8(form) else { continue };
+        if let Some(pattern) = ListPattern::new(&utf8) {
+            let is_plain = !utf8.contains(['*', '%']);
+            assert!(pattern.matches(&utf8) || !is_plain);
+        }
     }
 }

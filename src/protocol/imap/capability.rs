@@ -221,7 +221,7 @@ mod tests {
             "SEARCHRES",
             "PREVIEW",
             "OBJECTID",
-            "APPENDLIMIT",
+            "APPENDLIMIT=1000000",
             "BINARY",
             "MULTIAPPEND",
             "REPLACE",

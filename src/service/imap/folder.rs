@@ -30,6 +30,7 @@ use crate::{
 };
 
 /// A mailbox that a command may work on.
+#[derive(Clone)]
 pub(super) struct Folder {
     home: Home,
     /// Whose it is, and what goes before its name.

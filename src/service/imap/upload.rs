@@ -19,7 +19,7 @@ use crate::{
         imap::{Code, FlagList, Literal, UploadPart, UploadPlace, UploadStep},
         mime::Summarizer,
     },
-    runtime::connection::ConnectionError,
+    runtime::{LocalFuture, connection::ConnectionError},
     service::{
         budget::Charge,
         intake::{Pace, STALL},
@@ -74,17 +74,10 @@ impl Uploaded {
         let Uploaded { staging, messages, .. } = self;
         let (stored, kept, unsettled) = folder.append(staging, &seen(&messages)).await?;
         kept.tell(session)?;
-        tell_nearly_full(session, folder).await;
-        let finish = move |session: &Session| {
-            tell_events(session, &stored, &messages);
-            answer(stored)
-        };
+        let finish = finish(folder.clone(), stored, messages, answer);
         match unsettled {
-            None => finish(session),
-            Some(unsettled) => session.answer_later(unsettled, move |session| {
-                let reply = finish(session);
-                Box::pin(std::future::ready(reply))
-            }),
+            None => finish(session).await,
+            Some(unsettled) => session.answer_later(unsettled, finish),
         }
     }
 
@@ -101,6 +94,22 @@ impl Uploaded {
         tell_nearly_full(session, folder).await;
         tell_events(session, &[stored], &self.messages);
         Ok(stored)
+    }
+}
+
+/// What is to be done once the messages are durable.
+fn finish(
+    folder: Folder,
+    stored: Vec<Delivered>,
+    messages: Vec<Received>,
+    answer: fn(Vec<Delivered>) -> Reply,
+) -> impl for<'s> FnOnce(&'s mut Session) -> LocalFuture<'s, Reply> {
+    move |session| {
+        Box::pin(async move {
+            tell_events(session, &stored, &messages);
+            tell_nearly_full(session, &folder).await;
+            answer(stored)
+        })
     }
 }
 

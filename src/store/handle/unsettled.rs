@@ -9,7 +9,9 @@ use crate::model::Lsn;
 #[must_use = "nothing is done before it is durable"]
 pub struct Unsettled {
     commits: Rc<Commits>,
-    /// The log's generation when the change was decided: later an LSN may name another entry.
+    /// The log's generation when the change began, if it has several entries: some may be lost.
+    began: u64,
+    /// The log's generation at the last entry: later an LSN may name another entry.
     generation: u64,
     /// The last entry of the change; `None` if there was nothing to change, ever.
     last: Option<Lsn>,
@@ -24,12 +26,13 @@ impl Unsettled {
         body: Option<StagedBody>,
     ) -> Unsettled {
         let generation = commits.log.generation();
-        Unsettled { commits, generation, last, _body: body }
+        Unsettled { commits, began: generation, generation, last, _body: body }
     }
 
     /// For a change that began when the log had this generation.
-    pub(super) fn since(commits: Rc<Commits>, generation: u64, last: Option<Lsn>) -> Unsettled {
-        Unsettled { commits, generation, last, _body: None }
+    pub(super) fn since(commits: Rc<Commits>, began: u64, last: Option<Lsn>) -> Unsettled {
+        let generation = commits.log.generation();
+        Unsettled { commits, began, generation, last, _body: None }
     }
 
     /// Resolves when the change is durable and published. Cancel-safe, and may be asked again.
@@ -38,14 +41,14 @@ impl Unsettled {
     /// If it is not known to be durable, and never will be: its log failed.
     pub async fn settled(&self) -> Result<(), StoreError> {
         if let Some(last) = self.last {
-            self.check_log()?;
+            self.check_log(self.generation)?;
             self.commits.acknowledged(last).await?;
         }
-        self.check_log()
+        self.check_log(self.began)
     }
 
-    fn check_log(&self) -> Result<(), StoreError> {
-        match self.commits.log.generation() == self.generation {
+    fn check_log(&self, generation: u64) -> Result<(), StoreError> {
+        match self.commits.log.generation() == generation {
             true => Ok(()),
             false => Err(StoreError::Poisoned),
         }

@@ -275,6 +275,7 @@ impl Forest {
             put(&mut moved, root, true);
             if self.is_dummy(*known) && self.is_dummy(root) {
                 let children: Vec<u32> = self.children(root).collect();
+                put(&mut self.first_child, root, NONE);
                 children.into_iter().for_each(|child| self.adopt(*known, child));
             } else if self.is_dummy(*known) || is_reply(self, root) && !is_reply(self, *known) {
                 self.adopt(*known, root);
