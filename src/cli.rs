@@ -333,7 +333,7 @@ pub enum AppPasswordVerb {
     /// Make a password and print it: it is never shown again
     #[command(after_help = "\
 Example:
-  ringmail user app-password add alice@example.org telephone --config ringmail.toml")]
+  ringmail user app-password add alice@example.org telephone --dir DIR")]
     Add {
         #[command(flatten)]
         which: AppPasswordName,
@@ -359,7 +359,7 @@ Example:
     /// Revoke one
     #[command(after_help = "\
 Example:
-  ringmail user app-password remove alice@example.org telephone --config ringmail.toml")]
+  ringmail user app-password remove alice@example.org telephone --dir DIR")]
     Remove {
         #[command(flatten)]
         which: AppPasswordName,
