@@ -10,9 +10,10 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-packages=(curl swaks msmtp isync mutt getmail6 python3 util-linux bsdutils e2fsprogs g++
+packages=(curl swaks msmtp isync mutt neomutt offlineimap3 fetchmail getmail6 python3 util-linux bsdutils e2fsprogs g++
   libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl ca-certificates knot knot-dnsutils
   python3-venv opendkim postfix iproute2 openssl)
+command -v npm > /dev/null || packages+=(nodejs npm)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -42,7 +43,7 @@ target/release/simulate --plant all
 
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify test_dns \
-  test_dkim test_queue test_tlsrpt test_sasl)
+  test_dkim test_queue test_tlsrpt test_sasl test_imap_clients)
 
 step "A nasty next hop, and mail to and from Postfix and Exim"
 (cd tests/clients && RELAY_ROUNDS=${RELAY_ROUNDS:-6} python3 -m unittest -b test_relay test_world test_tls_policies)
