@@ -60,11 +60,17 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
 /// tried first. What a seed does changes with the code; then the seeds after it are tried.
 const CAUGHT_BY: &[(&str, u64)] = &[
     ("read-unchecked", 21),
-    ("misplaced-entry", 933),
-    ("batch-unchecked", 68),
-    ("forget-staged-bodies", 28),
-    ("send-unaccepted", 475),
-    ("forget-intents", 72),
+    ("misplaced-entry", 1110),
+    ("batch-unchecked", 130),
+    ("ignore-held-views", 28),
+    ("forget-staged-bodies", 41),
+    ("send-undurable", 47),
+    ("send-unaccepted", 663),
+    ("expunge-early", 31),
+    ("forget-intents", 98),
+    ("lose-ticket", 27),
+    ("report-apart", 69),
+    ("stale-unchangedsince", 54),
 ];
 
 /// The seed from which on a plant is tried.
