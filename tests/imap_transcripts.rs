@@ -53,8 +53,8 @@ fn transcripts_whole_and_octet_by_octet() {
     }
 }
 
-/// Cut at every fourth octet, for the time that it takes; every octet alone is played above. The two
-/// tests run in parallel.
+/// Cut at every fourth octet, for the time that it takes; every octet alone is played above. The
+/// two tests run in parallel.
 fn cut_in_two(entry: usize) {
     let kit = Kit::new();
     for file in files() {
