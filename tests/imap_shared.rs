@@ -372,6 +372,41 @@ fn messages_of_others_are_read_searched_and_changed() {
 }
 
 /// RFC 3502: into a mailbox of another user, too, all or none; with the flags that he may set.
+/// What is found, sorted and threaded from the cards of another shard is what the owner gets.
+#[test]
+fn messages_of_others_are_sorted_and_threaded() {
+    each(|case| {
+        for (number, subject, day, reference) in
+            [(1, "b topic", 3, ""), (2, "Re: b topic", 1, "<1@t>"), (3, "a other", 2, "<2@t>")]
+        {
+            let text = format!(
+                "Subject: {subject}\r\nDate: Mon, {day:02} Nov 2026 10:00:00 +0000\r\n\
+                 Message-ID: <{number}@t>\r\nReferences: {reference}\r\n\r\nbody {number}\r\n"
+            );
+            done(&mut case.owner, &format!("APPEND box {{{}+}}\r\n{text}", text.len()));
+        }
+        case.grant("box", "lr");
+        done(&mut case.owner, "SELECT box");
+        let select = format!("SELECT {}", case.name("box"));
+        done(&mut case.user, &select);
+        // The two messages before them have neither date nor ID.
+        for (command, expected) in [
+            ("SORT (SUBJECT) UTF-8 3:5", "* SORT 5 3 4\r\n"),
+            ("UID SORT (REVERSE DATE) UTF-8 3:5", "* SORT 3 5 4\r\n"),
+            ("SORT RETURN (COUNT MIN) (DATE) UTF-8 3:5", " MIN 4 COUNT 3\r\n"),
+            ("THREAD REFERENCES UTF-8 3:5", "* THREAD (3 4 5)\r\n"),
+            ("UID THREAD REFS UTF-8 3:5", "* THREAD (3 4 5)\r\n"),
+            ("THREAD ORDEREDSUBJECT UTF-8 3:5", "* THREAD (4 3)(5)\r\n"),
+            ("SEARCH RETURN (PARTIAL 2:3) ALL", " PARTIAL (2:3 2:3)\r\n"),
+            ("FETCH 3 (PREVIEW)", "* 3 FETCH (PREVIEW \"body 1\")\r\n"),
+        ] {
+            let own = done(&mut case.owner, command);
+            assert!(own.contains(expected), "{command}: {own}");
+            assert_eq!(done(&mut case.user, command), own, "{command}");
+        }
+    });
+}
+
 #[test]
 fn several_messages_are_appended_at_once() {
     each(|case| {
