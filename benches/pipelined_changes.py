@@ -2,7 +2,7 @@
 """APPEND and STORE as migration tools send them: one IMAP connection, a number of commands under way,
 to Dovecot (mdbox) and to Ringmail in turn. Each server has core 0 for itself, the client core 1.
 
-Needs root and cgroup v2; Debian's dovecot-imapd and dovecot-lmtpd (service not started) for Dovecot's
+Needs root and cgroup v2; Debian's dovecot-imapd, dovecot-pop3d and dovecot-lmtpd (service not started) for Dovecot's
 column, which stays empty without them.
 
     cargo build --release --bins && benches/pipelined_changes.py [--rounds 3] [--count 2000]
