@@ -28,9 +28,7 @@ use miniz_oxide::{
     },
 };
 
-use super::{
-    connection::ConnectionError, layers::Layer, resources::SCRATCH_SIZE, tls_client::TlsFacts,
-};
+use super::{connection::ConnectionError, layers::Layer, resources::SCRATCH_SIZE};
 
 /// How far back a stream may refer (RFC 1951 2).
 const WINDOW: usize = 32 * 1024;
@@ -210,10 +208,6 @@ impl Layer for Deflate {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
-        true
-    }
-
     fn has_ended(&self) -> bool {
         self.ended
     }
@@ -228,14 +222,6 @@ impl Layer for Deflate {
 
     fn kept_max(&self) -> usize {
         KEPT_MAX
-    }
-
-    fn is_private(&self) -> bool {
-        false
-    }
-
-    fn facts(&self) -> Option<TlsFacts> {
-        None
     }
 }
 

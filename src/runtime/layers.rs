@@ -56,7 +56,9 @@ pub(super) trait Layer: Send {
     fn seal_end(&mut self, kept: &mut [u8], outgoing: &mut Vec<u8>) -> Result<(), ConnectionError>;
 
     /// Whether messages can be sealed: the two sides have completed the handshake.
-    fn is_settled(&self) -> bool;
+    fn is_settled(&self) -> bool {
+        true
+    }
 
     /// Whether the peer has ended its side: no more will be opened.
     fn has_ended(&self) -> bool;
@@ -74,10 +76,14 @@ pub(super) trait Layer: Send {
     fn kept_max(&self) -> usize;
 
     /// Whether the stream is encrypted.
-    fn is_private(&self) -> bool;
+    fn is_private(&self) -> bool {
+        false
+    }
 
     /// Of TLS, once the two sides have agreed.
-    fn facts(&self) -> Option<TlsFacts>;
+    fn facts(&self) -> Option<TlsFacts> {
+        None
+    }
 
     /// Of TLS, once the two sides have agreed: what the connection is bound to.
     fn bound(&self) -> Option<&Bound> {

@@ -11,7 +11,6 @@ use super::*;
 use crate::runtime::{
     layers::Layer,
     tls::{SelfSigned, TlsContext},
-    tls_client::TlsFacts,
 };
 
 /// A server's TLS context and a client configuration that trusts it.
@@ -198,24 +197,12 @@ impl Layer for Masked {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
-        true
-    }
-
     fn has_ended(&self) -> bool {
         self.ended
     }
 
     fn kept_max(&self) -> usize {
         255
-    }
-
-    fn is_private(&self) -> bool {
-        false
-    }
-
-    fn facts(&self) -> Option<TlsFacts> {
-        None
     }
 }
 
