@@ -97,22 +97,8 @@ impl<'k> Case<'k> {
         }
     }
 
-    /// Work on an account, at its shard.
-    fn with<T>(&self, account: AccountId, work: impl AsyncFnOnce(&Account) -> T) -> T {
-        let partition = self.world.shards.iter().find_map(|shard| shard.local_partition(account));
-        let partition = partition.expect("owned by a shard");
-        self.kit.simulation.run_until(async {
-            let account = partition.account(account).await.expect("account");
-            work(&account).await
-        })
-    }
-
     fn switch(&self, name: &str, is_personal: bool) {
-        self.with(self.account(), async |account| {
-            let mailbox = account.mailbox_by_name(name).expect("mailbox").id;
-            account.set_seen_is_personal(mailbox, is_personal).await.expect("set");
-        });
-        self.world.settle();
+        self.world.set_seen_is_personal(self.account(), name, is_personal);
     }
 
     fn deliver(&self, name: &str, seen: bool) {
@@ -121,7 +107,7 @@ impl<'k> Case<'k> {
         let partition = shards.filter_map(|shard| shard.local_partition(account)).next();
         let partition = partition.expect("owned by a shard").clone();
         let now = self.world.shards[0].executor.now();
-        self.with(account, async |account| {
+        self.world.with_account_of(account, async |account| {
             let mut writer = partition.stage();
             writer.write(b"Subject: x\r\n\r\nbody\r\n").await.expect("written");
             let body = writer.finish(Vec::new()).await.expect("staged");
@@ -135,9 +121,13 @@ impl<'k> Case<'k> {
     /// What a user's account says that he has seen of the mailbox.
     fn set_of(&self, user: &str, name: &str) -> SeenSet {
         let owner = self.account();
-        let info = self.with(owner, async |account| account.mailbox_by_name(name).expect("there"));
+        let info = self
+            .world
+            .with_account_of(owner, async |account| account.mailbox_by_name(name).expect("there"));
         let of = SeenIn { owner, mailbox: info.id, uid_validity: info.uid_validity };
-        self.with(number(user), async |account| account.with_seen(&of, |stored| of.decode(stored)))
+        self.world.with_account_of(number(user), async |account| {
+            account.with_seen(&of, |stored| of.decode(stored))
+        })
     }
 }
 
@@ -482,7 +472,7 @@ fn a_seen_that_cannot_be_kept_is_told() {
         done(&mut case.user, "CREATE mine");
         done(&mut case.user, "APPEND mine (\\Seen) {1+}\r\nx");
         // Nothing more may be noted in the user's account.
-        case.with(number(case.user_name), async |account| {
+        case.world.with_account_of(number(case.user_name), async |account| {
             let key = (PropertyKind::Metadata, MailboxId(0), vec![1]);
             let value = vec![0; (1 << 20) - 8];
             account.set_properties([(key, Some(value))]).await.expect("set");

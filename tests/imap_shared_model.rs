@@ -1,5 +1,6 @@
-//! Several users and sessions on two shards work on one account's mailboxes, against a model: what
-//! each may do, what each sees, and what each is told (counts, flags, EXPUNGE numbers).
+//! Several users and sessions on two shards work on the mailboxes of two accounts, against a model:
+//! what each may do, what each sees (also where `\Seen` is each user's own), what COPY and MOVE take
+//! along from one account to the other, and what each is told (counts, flags, EXPUNGE numbers).
 //!
 //! Commands come one after the other, so the model is exact; what sessions are told between them is
 //! applied to the view that a client would have, which must then be the model's.
@@ -12,40 +13,95 @@ use std::{
     rc::Rc,
 };
 
-use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
+use ringmail::{
+    directory::{Directory, PeerLimits, SharedDirectory},
+    model::AccountId,
+};
 use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
-/// The first owns the mailboxes.
+/// The first two own mailboxes. Their accounts are on different shards.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 /// Whose session each is.
 const SESSIONS: [usize; 6] = [0, 0, 1, 1, 2, 3];
-const BOXES: [&str; 2] = ["one", "two"];
+/// The mailboxes, with their owners.
+const BOXES: [(usize, &str); 3] = [(0, "one"), (0, "two"), (1, "three")];
 const FLAGS: [(&str, char); 4] =
     [("\\Seen", 's'), ("\\Deleted", 't'), ("\\Flagged", 'w'), ("word", 'w')];
 const RIGHTS: [&str; 9] = ["", "l", "lr", "lrs", "lrswite", "rswite", "lri", "lrswipkxtea", "lrwt"];
 
 type Flags = BTreeSet<String>;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Mailbox {
+    owner: usize,
     messages: Vec<(u32, Flags)>,
     last_uid: u32,
     /// Of users other than the owner.
     rights: BTreeMap<usize, &'static str>,
+    /// `\Seen` is each user's own, but for the owner.
+    seen_is_personal: bool,
+    /// What each user has seen where `\Seen` is his own, also while it is not.
+    seen: BTreeMap<usize, BTreeSet<u32>>,
 }
 
 impl Mailbox {
-    fn rights(&self, user: usize) -> &'static str {
-        match user {
-            0 => "lrswipkxtea",
-            _ => self.rights.get(&user).copied().unwrap_or_default(),
+    fn of(owner: usize) -> Mailbox {
+        Mailbox {
+            owner,
+            messages: Vec::new(),
+            last_uid: 0,
+            rights: BTreeMap::new(),
+            seen_is_personal: false,
+            seen: BTreeMap::new(),
         }
     }
 
-    fn add(&mut self, flags: impl IntoIterator<Item = String>, rights: &str) {
+    fn rights(&self, user: usize) -> &'static str {
+        match user == self.owner {
+            true => "lrswipkxtea",
+            false => self.rights.get(&user).copied().unwrap_or_default(),
+        }
+    }
+
+    fn seen_is_own(&self, user: usize) -> bool {
+        self.seen_is_personal && user != self.owner
+    }
+
+    /// A new message by a user, with those of `flags` that he may set.
+    fn add(&mut self, flags: impl IntoIterator<Item = String>, user: usize) {
         self.last_uid += 1;
-        let flags = flags.into_iter().filter(|flag| may_set(flag, rights)).collect();
-        self.messages.push((self.last_uid, flags));
+        self.messages.push((self.last_uid, Flags::new()));
+        let rights = self.rights(user);
+        for flag in flags.into_iter().filter(|flag| may_set(flag, rights)) {
+            self.change(self.messages.len() - 1, &flag, true, user);
+        }
+    }
+
+    /// A user sets a flag or removes it.
+    fn change(&mut self, place: usize, flag: &str, is_set: bool, user: usize) {
+        let is_own = flag == "\\Seen" && self.seen_is_own(user);
+        let (uid, flags) = &mut self.messages[place];
+        let seen = self.seen.entry(user).or_default();
+        match (is_own, is_set) {
+            (true, true) => seen.insert(*uid),
+            (true, false) => seen.remove(uid),
+            (false, true) => flags.insert(flag.to_owned()),
+            (false, false) => flags.remove(flag),
+        };
+    }
+
+    /// The messages with their flags, as a user sees them.
+    fn seen_by(&self, user: usize) -> Vec<(u32, Flags)> {
+        let mut messages = self.messages.clone();
+        if self.seen_is_own(user) {
+            for (uid, flags) in &mut messages {
+                flags.remove("\\Seen");
+                if self.seen.get(&user).is_some_and(|seen| seen.contains(uid)) {
+                    flags.insert("\\Seen".to_owned());
+                }
+            }
+        }
+        messages
     }
 }
 
@@ -80,9 +136,9 @@ impl<'k> Session<'k> {
     }
 
     fn name(&self, mailbox: usize) -> String {
-        match self.user {
-            0 => BOXES[mailbox].to_owned(),
-            _ => format!("\"Other Users/alice@demo.test/{}\"", BOXES[mailbox]),
+        match BOXES[mailbox] {
+            (owner, name) if owner == self.user => name.to_owned(),
+            (owner, name) => format!("\"Other Users/{}@demo.test/{name}\"", USERS[owner]),
         }
     }
 
@@ -166,26 +222,32 @@ fn check(told: &Told, allowed: bool, rights: &str, missing: &str, what: &str) {
 fn play(kit: &Kit, seed: u64) {
     let world = SimulatedWorld::new(kit, serve_imap, 0, true);
     let mut chance = Chance(seed);
-    let mut model: Vec<Mailbox> = vec![Mailbox::default(); BOXES.len()];
+    let mut model: Vec<Mailbox> = BOXES.iter().map(|(owner, _)| Mailbox::of(*owner)).collect();
     let mut sessions: Vec<Session<'_>> =
         SESSIONS.iter().map(|user| Session::new(&world, *user)).collect();
-    for name in BOXES {
-        sessions[0].run(&format!("CREATE {name}"));
+    let session_of = |user| SESSIONS.iter().position(|it| *it == user).expect("each has one");
+    for (owner, name) in BOXES {
+        sessions[session_of(owner)].run(&format!("CREATE {name}"));
     }
-    for step in 0..70 {
+    for step in 0..90 {
         let session = chance.below(sessions.len());
         let mailbox = chance.below(BOXES.len());
         let user = SESSIONS[session];
         let what = format!("seed {seed}, step {step}, session {session}");
         let (flag, right) = FLAGS[chance.below(FLAGS.len())];
         let number = chance.below(5);
-        match chance.below(12) {
+        match chance.below(17) {
             0 | 1 => {
-                let (whom, rights) = (1 + chance.below(3), RIGHTS[chance.below(RIGHTS.len())]);
-                let command =
-                    format!("SETACL {} {}@demo.test \"{rights}\"", BOXES[mailbox], USERS[whom]);
-                let (told, _) = sessions[0].run(&command);
-                assert!(matches!(told, Told::Ok), "{what}: {command}");
+                let (owner, name) = BOXES[mailbox];
+                let (whom, rights) =
+                    (chance.below(USERS.len()), RIGHTS[chance.below(RIGHTS.len())]);
+                if whom == owner {
+                    continue;
+                }
+                let command = format!("SETACL {name} {}@demo.test \"{rights}\"", USERS[whom]);
+                let (told, _) = sessions[session_of(owner)].run(&command);
+                // Where it ends because it may not read what it has selected, it has done it.
+                assert!(!matches!(told, Told::No(_)), "{what}: {command}");
                 model[mailbox].rights.insert(whom, rights);
             }
             2 | 3 => {
@@ -223,7 +285,7 @@ fn play(kit: &Kit, seed: u64) {
                     );
                 }
                 if rights.contains('i') {
-                    model[mailbox].add([flag.to_owned()], rights);
+                    model[mailbox].add([flag.to_owned()], user);
                 }
             }
             6 | 7 => {
@@ -240,17 +302,16 @@ fn play(kit: &Kit, seed: u64) {
                     continue;
                 }
                 settle_view(it, &model[selected], &what);
-                let Some((_, flags)) = model[selected].messages.get_mut(expected) else { continue };
+                if expected >= model[selected].messages.len() {
+                    continue;
+                }
                 let sign = if chance.below(3) == 0 { '-' } else { '+' };
                 let (told, _) = it.run(&format!("STORE {} {sign}FLAGS ({flag})", expected + 1));
                 let writable = ["s", "w", "i", "t", "e"].iter().any(|it| rights.contains(it));
                 let allowed = writable && rights.contains(right);
                 check(&told, allowed, rights, "NONEXISTENT", &format!("{what}: STORE"));
                 if allowed {
-                    match sign {
-                        '+' => flags.insert(flag.to_owned()),
-                        _ => flags.remove(flag),
-                    };
+                    model[selected].change(expected, flag, sign == '+', user);
                 }
             }
             8 => {
@@ -273,24 +334,70 @@ fn play(kit: &Kit, seed: u64) {
                     model[selected].messages.retain(|(_, flags)| !flags.contains("\\Deleted"));
                 }
             }
-            9 => {
+            9..=12 => {
                 let it = &mut sessions[session];
                 let Some(selected) = it.selected else { continue };
                 if !model[selected].rights(user).contains('r') {
                     continue;
                 }
                 settle_view(it, &model[selected], &what);
-                let Some((_, flags)) = model[selected].messages.get(number).cloned() else {
+                let Some((uid, flags)) = model[selected].seen_by(user).get(number).cloned() else {
                     continue;
                 };
-                let rights = model[mailbox].rights(user);
-                let (told, _) = it.run(&format!("COPY {} {}", number + 1, it.name(mailbox)));
-                check(&told, rights.contains('i'), rights, "NONEXISTENT", &format!("{what}: COPY"));
-                if rights.contains('i') {
-                    model[mailbox].add(flags, rights);
+                let moves = chance.below(2) == 0;
+                let from = model[selected].rights(user);
+                let to = model[mailbox].rights(user);
+                let command = if moves { "MOVE" } else { "COPY" };
+                let (told, text) =
+                    it.run(&format!("{command} {} {}", number + 1, it.name(mailbox)));
+                let what = format!("{what}: {command} from {selected} to {mailbox}: {text}");
+                let may_take = !moves || (from.contains('t') && from.contains('e'));
+                match may_take {
+                    true => check(&told, to.contains('i'), to, "NONEXISTENT", &what),
+                    false => check(&told, false, from, "NONEXISTENT", &what),
+                }
+                if may_take && to.contains('i') {
+                    let place = model[selected].messages.iter().position(|(it, _)| *it == uid);
+                    let (_, shared) = model[selected].messages[place.expect("found above")].clone();
+                    if moves {
+                        model[selected].messages.retain(|(it, _)| *it != uid);
+                    }
+                    model[mailbox].add(flags, user);
+                    // The owner's `\\Seen` goes along in his account.
+                    if model[mailbox].seen_is_own(user)
+                        && model[mailbox].owner == model[selected].owner
+                        && shared.contains("\\Seen")
+                        && to.contains('s')
+                        && let Some((_, flags)) = model[mailbox].messages.last_mut()
+                    {
+                        flags.insert("\\Seen".to_owned());
+                    }
                 }
             }
-            10 => {
+            13 => {
+                let (owner, name) = BOXES[mailbox];
+                let is_personal = chance.below(2) == 0;
+                let account = AccountId(owner as u64 + 1);
+                world.set_seen_is_personal(account, name, is_personal);
+                model[mailbox].seen_is_personal = is_personal;
+            }
+            14 => {
+                let it = &mut sessions[session];
+                let rights = model[mailbox].rights(user);
+                let (told, text) =
+                    it.run(&format!("STATUS {} (MESSAGES UNSEEN)", it.name(mailbox)));
+                let what = format!("{what}: STATUS: {text}");
+                if !matches!(told, Told::Bye) {
+                    check(&told, rights.contains('r'), rights, "NONEXISTENT", &what);
+                }
+                if let Told::Ok = told {
+                    let messages = model[mailbox].seen_by(user);
+                    let unseen = messages.iter().filter(|(_, flags)| !flags.contains("\\Seen"));
+                    let counts = format!("(MESSAGES {} UNSEEN {})", messages.len(), unseen.count());
+                    assert!(text.contains(&counts), "{what}: {counts}");
+                }
+            }
+            15 => {
                 let it = &mut sessions[session];
                 let rights = model[mailbox].rights(user);
                 let before = it.selected;
@@ -329,14 +436,15 @@ fn play(kit: &Kit, seed: u64) {
 fn settle_view(session: &mut Session<'_>, model: &Mailbox, what: &str) {
     let (told, _) = session.run("NOOP");
     assert!(matches!(told, Told::Ok), "{what}: NOOP");
-    assert_eq!(session.view.len(), model.messages.len(), "{what}: count of {}", session.user);
-    for (number, (known, (_, flags))) in session.view.iter().zip(&model.messages).enumerate() {
+    let messages = model.seen_by(session.user);
+    assert_eq!(session.view.len(), messages.len(), "{what}: count of {}", session.user);
+    for (number, (known, (_, flags))) in session.view.iter().zip(&messages).enumerate() {
         if let Some(known) = known {
             assert_eq!(known, flags, "{what}: told about message {}", number + 1);
         }
     }
     let (_, text) = session.run("FETCH 1:* (UID FLAGS)");
-    for (known, (uid, flags)) in session.view.iter().zip(&model.messages) {
+    for (known, (uid, flags)) in session.view.iter().zip(&messages) {
         assert_eq!(known.as_ref(), Some(flags), "{what}: flags of {uid}");
         assert!(text.contains(&format!("UID {uid} ")), "{what}: {uid} in {text}");
     }

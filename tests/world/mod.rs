@@ -235,11 +235,26 @@ impl<'k> SimulatedWorld<'k> {
     }
 
     pub fn with_account<T>(&self, work: impl AsyncFnOnce(&Account) -> T) -> T {
-        let partition = self.alices_partition();
+        self.with_account_of(ALICE, work)
+    }
+
+    /// Work on an account, at its shard.
+    pub fn with_account_of<T>(&self, id: AccountId, work: impl AsyncFnOnce(&Account) -> T) -> T {
+        let partition = self.shards.iter().find_map(|shard| shard.local_partition(id));
+        let partition = partition.expect("owned by a shard");
         self.kit.simulation.run_until(async {
-            let account = partition.account(ALICE).await.expect("account");
+            let account = partition.account(id).await.expect("account");
             work(&account).await
         })
+    }
+
+    /// Says whether `\Seen` of a mailbox is each user's own.
+    pub fn set_seen_is_personal(&self, owner: AccountId, name: &str, is_personal: bool) {
+        self.with_account_of(owner, async |account| {
+            let mailbox = account.mailbox_by_name(name).expect("mailbox").id;
+            account.set_seen_is_personal(mailbox, is_personal).await.expect("set");
+        });
+        self.settle();
     }
 
     /// Puts a message into alice's INBOX.
