@@ -46,3 +46,14 @@ pub mod store;
 
 /// Planted bugs (`plant`) exist in unit tests only; the simulator has its own crate root.
 const PLANTS_LIVE: bool = cfg!(test);
+
+/// What tests of the whole need that live in this crate, because mistakes can be planted only here.
+#[cfg(test)]
+#[path = "../tests/transcript/mod.rs"]
+mod transcript;
+#[cfg(test)]
+#[path = "../tests/world/mod.rs"]
+mod world;
+/// For these two, which other tests use too.
+#[cfg(test)]
+extern crate self as ringmail;

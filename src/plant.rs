@@ -126,6 +126,21 @@ pub enum Plant {
     /// Messages of a move are taken after its source was told that they have not arrived. The
     /// simulator meets this too seldom: a test of the store checks the rule.
     TakeGivenUp,
+    // Of IMAP, which the simulator does not play: the model of shared mailboxes finds them.
+    /// Rights on a mailbox are asked for when it is selected, and not again.
+    RightsAtSelect,
+    /// A session goes on with a mailbox that its user may no longer read.
+    LeaseOutlivesRights,
+    /// A mailbox that a user may not look up is told from none.
+    TellHidden,
+    /// Where `\Seen` is each user's own, it is set as a flag that all see.
+    SeenLeaks,
+    /// Copies in another account are as seen as their source's owner has seen it.
+    CarryAnothersSeen,
+    /// Copies are unseen where `\Seen` is each user's own.
+    ForgetSeenOfCopies,
+    /// Copies have flags that the user may not set.
+    CopyEveryFlag,
 }
 
 thread_local! {

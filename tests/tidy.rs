@@ -454,7 +454,7 @@ fn wrong_imports(wing: &Wing) -> Vec<String> {
         let Ok(below) = path.strip_prefix(&folder) else { continue };
         let names: Vec<&str> =
             below.iter().map(|name| name.to_str().unwrap().trim_end_matches(".rs")).collect();
-        if names == ["mod"] || wing.tests.contains(&names[0]) || names.last() == Some(&"tests") {
+        if names == ["mod"] || wing.tests.contains(&names[0]) || is_tests_only(below) {
             continue;
         }
         let Some((room, allowed)) = wing.rooms.iter().find(|(room, _)| *room == names[0]) else {

@@ -2,7 +2,7 @@
 //!
 //! Used by `tests/{smtp,pop3,imap}_transcripts.rs`, which supply a [`World`]: how to open a
 //! connection. Nothing here knows a protocol, a runtime or a store.
-#![allow(dead_code)] // each test program uses its part
+#![allow(dead_code, unreachable_pub)] // each test program uses its part
 
 use std::{
     collections::HashMap,

@@ -4,7 +4,7 @@
 //! The test supplies the service loop ([`Serve`]). Alice's account is always on shard 0;
 //! connections arrive on the shard that the test names, so that a handover needs only another
 //! number.
-#![allow(dead_code)] // each test program uses its part
+#![allow(dead_code, unreachable_pub)] // each test program uses its part
 
 use std::{
     cell::Cell,

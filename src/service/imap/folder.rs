@@ -21,6 +21,7 @@ use crate::{
         AccountId, FlagAction, FlagMask, Flags, MailboxId, ModSeq, QuotaLimits, Right, Rights,
         SpecialUse, Subject, Uid, UidValidity,
     },
+    plant::{Plant, planted},
     protocol::imap::{self, Code, MailboxName, NameForm, ObjectId, SEPARATOR, Status},
     service::{self, access::Edit, transfer::Way},
     store::{
@@ -215,7 +216,7 @@ pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder
         // What it may do is decided by the owner; here it is known from the lease.
         Home::There(_) => (selected.info.clone(), selected.view.rights()),
     };
-    match rights.without(held).is_empty() {
+    match rights.without(held).is_empty() || planted(Plant::RightsAtSelect) {
         true => {
             let seen_is_personal = selected.view.seen_is_personal();
             let seen_book = selected.seen_book.clone();
@@ -227,7 +228,8 @@ pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder
 
 /// Ends a session that may no longer read its selected mailbox.
 pub(super) fn check_readable(session: &Session) -> Result<(), Failure> {
-    match session.selected()?.view.rights().contain(Right::Read) {
+    let may_read = session.selected()?.view.rights().contain(Right::Read);
+    match may_read || planted(Plant::LeaseOutlivesRights) {
         true => Ok(()),
         false => Err(Failure::Leave(Leave::Bye("The selected mailbox may no longer be read"))),
     }
@@ -583,8 +585,8 @@ impl Folder {
         let from = (&source.home, source.mailbox());
         let kept = match source.view.seen_is_personal() {
             // Not the user's.
-            true => FlagMask::ALL.without(Flags::SEEN),
-            false => FlagMask::ALL,
+            true if !planted(Plant::CarryAnothersSeen) => FlagMask::ALL.without(Flags::SEEN),
+            _ => FlagMask::ALL,
         };
         carry(from, messages.to_vec(), (&self.home, self.info.id), kept, way).await
     }
@@ -598,7 +600,8 @@ impl Folder {
         messages: &[Message],
         copied: &Copied,
     ) -> SeenKept {
-        if !self.seen_is_personal && !source.view.seen_is_personal() {
+        let is_shared = !self.seen_is_personal && !source.view.seen_is_personal();
+        if is_shared || planted(Plant::ForgetSeenOfCopies) {
             return SeenKept(Ok(()));
         }
         let was_seen = |uid: Uid| {
@@ -721,7 +724,7 @@ fn existing(selected: &Selected, uids: &[Uid]) -> FlagOutcome {
 fn check(holding: &Holding, mailbox: MailboxId, needed: &[Right]) -> Result<Rights, Failure> {
     let (_, rights) = holding.get(mailbox).ok_or_else(no_such_mailbox)?;
     let missing = Rights::of(needed).without(rights);
-    match missing.is_empty() {
+    match missing.is_empty() || planted(Plant::RightsAtSelect) {
         true => Ok(rights),
         false if rights.contain(Right::Lookup) => Err(not_allowed()),
         false => Err(no_such_mailbox()),

@@ -64,3 +64,6 @@ pub use conversation::{resume, run};
 pub use handover::{ImapHandover, Outcome};
 pub use options::ImapOptions;
 pub use seats::AccountSeats;
+
+#[cfg(test)]
+mod tests;

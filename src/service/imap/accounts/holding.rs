@@ -14,6 +14,7 @@ use crate::{
         AccessList, AccountId, Asker, FlagMask, Flags, MailboxId, QuotaLimits, Right, Rights,
         SpecialUse, Subject, rights_stored,
     },
+    plant::{Plant, planted},
     protocol::imap::{self, Code, SEPARATOR},
     service::{
         Shard,
@@ -97,6 +98,7 @@ pub(in crate::service::imap) fn permitted(
     match found {
         Some(rights) if rights.contain_any(any_of) => Ok(()),
         Some(rights) if rights.contain(Right::Lookup) => Err(not_allowed()),
+        Some(_) if planted(Plant::TellHidden) => Err(not_allowed()),
         _ => Err(missing()),
     }
 }
@@ -181,6 +183,9 @@ impl Holding {
         target: MailboxId,
         rights: Rights,
     ) -> FlagMask {
+        if planted(Plant::CopyEveryFlag) {
+            return FlagMask::ALL;
+        }
         match self.seen_is_personal(source) && !self.seen_is_personal(target) {
             true => rights.flags().without(Flags::SEEN),
             false => rights.flags(),
@@ -423,7 +428,7 @@ pub(super) fn shared_flags(
     user: &User,
     rights: Rights,
 ) -> FlagMask {
-    match seen_is_personal(account, mailbox, user) {
+    match seen_is_personal(account, mailbox, user) && !planted(Plant::SeenLeaks) {
         true => rights.flags().without(Flags::SEEN),
         false => rights.flags(),
     }
