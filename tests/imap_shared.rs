@@ -97,6 +97,30 @@ fn with_groups(groups: &str) -> DirectorySnapshot {
     DirectorySnapshot::load(&files, &options).expect("loads").0
 }
 
+/// RFC 6855 3: names of others' mailboxes in UTF-8, on any shard.
+#[test]
+fn names_of_others_are_told_in_utf8_to_those_who_enabled_it() {
+    let kit = kit();
+    for pair in PAIRS {
+        let mut case = Case::new(&kit, pair);
+        done(&mut case.owner, "CREATE \"Entw&APw-rfe\"");
+        case.grant("\"Entw&APw-rfe\"", "lri");
+        let plain = format!("Other Users/{}@demo.test/Entw&APw-rfe\r\n", case.owner_name);
+        let wide = format!("\"Other Users/{}@demo.test/Entwürfe\"", case.owner_name);
+        let told = done(&mut case.user, "LIST \"\" \"Other Users/%/Entw%\"");
+        assert!(told.contains(&plain.trim_end().to_owned()), "{told}");
+        done(&mut case.user, "ENABLE UTF8=ACCEPT");
+        let told = done(&mut case.user, "LIST \"\" \"Other Users/%/Entw%\"");
+        assert!(told.contains(&format!(" {wide}\r\n")), "{told}");
+        done(&mut case.user, &format!("APPEND {wide} UTF8 (~{{10+}}\r\nTo: ü\r\n\r\n)"));
+        let told = done(&mut case.user, &format!("STATUS {wide} (MESSAGES)"));
+        assert!(told.contains(&format!("* STATUS {wide} (MESSAGES 1)\r\n")), "{told}");
+        done(&mut case.user, &format!("EXAMINE {wide}"));
+        let told = done(&mut case.user, "FETCH 1 BODY.PEEK[]");
+        assert!(told.contains("To: ü\r\n"), "{told}");
+    }
+}
+
 /// An entry for an account is shown by the address that it has now, and found by it.
 #[test]
 fn entries_have_the_present_names_of_their_accounts() {

@@ -115,6 +115,38 @@ fn what_is_not_configured_is_neither_told_nor_known() {
     assert!(told.starts_with("c BAD unknown command\r\n* ENABLED\r\nd OK "), "{told}");
 }
 
+/// RFC 6855 6.
+#[test]
+fn where_utf8_is_the_only_one_it_must_be_enabled_first() {
+    let kit = Kit::new();
+    for enable in ["UTF8=ACCEPT", "IMAP4rev2"] {
+        let mut options = world::options(true);
+        options.imap.capabilities = Capabilities::ALL.without(Capability::Utf8Accept);
+        let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+        let mut client = world.client();
+        let told = client.read_to("* OK");
+        assert!(told.contains(" UTF8=ONLY") && !told.contains("UTF8=ACCEPT"), "{told}");
+        client.done("LOGIN alice@demo.test demo");
+        for command in [
+            "SELECT INBOX",
+            "LIST \"\" *",
+            "NAMESPACE",
+            "GETQUOTAROOT INBOX",
+            "APPEND INBOX {10000000}",
+            "APPEND INBOX {3+}\r\nx\r\n",
+        ] {
+            let told = client.answer(command);
+            assert!(told.contains(" NO [CANNOT] "), "{command}: {told}");
+        }
+        for command in ["NOOP", "CAPABILITY", "ID NIL", "ENABLE CONDSTORE UTF8=ONLY"] {
+            client.done(command);
+        }
+        let told = client.done(&format!("ENABLE {enable}"));
+        assert!(told.contains(&format!("* ENABLED {enable}\r\n")), "{told}");
+        client.done("SELECT INBOX");
+    }
+}
+
 /// Apple TN3189: a mail program's background work is refused while others wait.
 #[test]
 fn background_events_are_put_off() {

@@ -677,6 +677,8 @@ pub struct ImapSection {
     pub append_octets_max: ByteSize,
     /// Literals that clients send unasked: LITERAL+ or LITERAL-.
     pub literals: LiteralsSection,
+    /// Whether clients may, or must, enable UTF-8.
+    pub utf8: Utf8Section,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
@@ -692,6 +694,7 @@ impl Default for ImapSection {
             append_messages_max: defaults.append_messages_max,
             append_octets_max: ByteSize(defaults.append_octets_max),
             literals: LiteralsSection::Plus,
+            utf8: Utf8Section::Accept,
             sessions_per_account: defaults.sessions_per_account,
             administrators: Vec::new(),
         }
@@ -706,6 +709,16 @@ pub enum LiteralsSection {
     Plus,
     /// Of 4,096 octets.
     Minus,
+}
+
+/// Whether clients have to enable UTF-8 (RFC 6855).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Utf8Section {
+    /// They may.
+    Accept,
+    /// They must, before anything that has to do with mailboxes.
+    Only,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -1243,12 +1256,7 @@ impl Settings {
                 administrators: self.imap.administrators.clone(),
                 append_messages_max: self.imap.append_messages_max,
                 append_octets_max: self.imap.append_octets_max.as_u64(),
-                capabilities: match self.imap.literals {
-                    LiteralsSection::Plus => defaults.capabilities,
-                    LiteralsSection::Minus => {
-                        defaults.capabilities.without(imap::Capability::LiteralPlus)
-                    }
-                },
+                capabilities: self.imap_capabilities(),
                 limits: imap::Limits {
                     message: self.imap.append_size_max.as_u64(),
                     ..defaults.limits
@@ -1265,6 +1273,17 @@ impl Settings {
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
         }
+    }
+
+    fn imap_capabilities(&self) -> imap::Capabilities {
+        let mut capabilities = ImapOptions::default().capabilities;
+        if self.imap.literals == LiteralsSection::Minus {
+            capabilities = capabilities.without(imap::Capability::LiteralPlus);
+        }
+        if self.imap.utf8 == Utf8Section::Only {
+            capabilities = capabilities.without(imap::Capability::Utf8Accept);
+        }
+        capabilities
     }
 
     fn intake_options(&self) -> IntakeOptions {

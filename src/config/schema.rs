@@ -254,6 +254,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("imap.append_messages_max", count(1, 1024), "1024"),
     setting("imap.append_octets_max", size(KIB, 16 * MESSAGE_MOST), "\"500MiB\""),
     setting("imap.literals", OneOf(&["plus", "minus"]), "\"plus\""),
+    setting("imap.utf8", OneOf(&["accept", "only"]), "\"accept\""),
     setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
     optional("imap.administrators", Mailboxes, "[\"admin@example.org\"]"),
     setting("quota.storage", size(KIB, PIB).or_zero("no limit"), "\"0B\""),
@@ -1111,7 +1112,7 @@ mod tests {
             ("store.compresion", "; [store] has compression, partitions, segment_size,"),
             (
                 "imap.idle_timout",
-                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, sessions_per_account, administrators",
+                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, utf8, sessions_per_account, administrators",
             ),
             ("smtp.size_max", "; [smtp] has message_size_max, recipients_max,"),
             ("domain", "; the settings outside sections are domains, hostname,"),

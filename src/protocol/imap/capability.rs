@@ -76,6 +76,11 @@ impl Capabilities {
             true => configured.without(Capability::LiteralMinus),
             false => configured,
         };
+        // RFC 6855 6: never both.
+        let configured = match configured.contains(Capability::Utf8Accept) {
+            true => configured.without(Capability::Utf8Only),
+            false => configured,
+        };
         let named = CAPABILITIES.iter().filter(offered).map(|row| row.capability);
         named.filter(|&it| configured.contains(it)).collect()
     }
@@ -246,6 +251,7 @@ mod tests {
             "METADATA",
             "METADATA-SERVER",
             "LIST-METADATA",
+            "UTF8=ACCEPT",
         ]
         .join(" ");
         assert_eq!(
@@ -285,5 +291,16 @@ mod tests {
         assert!(both.contains(plus) && !both.contains(minus));
         let one = told(Capabilities::ALL.without(plus));
         assert!(!one.contains(plus) && one.contains(minus));
+    }
+
+    /// RFC 6855 6.
+    #[test]
+    fn utf8_is_accepted_or_the_only_one() {
+        let told = |configured| Capabilities::offered(configured, State::Selected, true, true);
+        let (accept, only) = (Capability::Utf8Accept, Capability::Utf8Only);
+        let both = told(Capabilities::ALL);
+        assert!(both.contains(accept) && !both.contains(only));
+        let one = told(Capabilities::ALL.without(accept));
+        assert!(!one.contains(accept) && one.contains(only));
     }
 }

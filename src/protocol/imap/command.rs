@@ -15,7 +15,7 @@
 //! 0.
 
 use super::{
-    cursor::{Cursor, Parsed},
+    cursor::{Cursor, Parsed, Quoted},
     table::CommandBody,
 };
 
@@ -37,7 +37,12 @@ pub struct ParseError<'a> {
 
 /// Parses the command in `frame` ([`super::Frame::Command`] or [`super::Frame::Part`]).
 pub fn parse(frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
-    let mut cursor = Cursor::new(strip_line_end(frame));
+    parse_with(Quoted::default(), frame)
+}
+
+/// [`parse`], for a client that has or has not said what its quoted strings contain.
+pub fn parse_with(quoted: Quoted, frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
+    let mut cursor = Cursor::new(strip_line_end(frame)).with_quoted(quoted);
     let tag = cursor.tag().map_err(|what| ParseError { tag: None, what })?;
     let error = |what| ParseError { tag: Some(tag), what };
     if !frame.ends_with(b"\r\n") {

@@ -25,11 +25,27 @@ pub(super) type Parsed<T> = Result<T, &'static str>;
 /// The part of a command not yet read.
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
+    quoted: Quoted,
+}
+
+/// What a quoted string may contain beyond ASCII.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Quoted {
+    /// Any octets: not allowed by RFC 3501 9, but sent by clients; where it matters the service
+    /// decodes strictly.
+    #[default]
+    Octets,
+    /// UTF-8 (RFC 6855 3, RFC 9051 4.3).
+    Utf8,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(rest: &'a [u8]) -> Cursor<'a> {
-        Cursor { rest }
+        Cursor { rest, quoted: Quoted::default() }
+    }
+
+    pub(super) fn with_quoted(self, quoted: Quoted) -> Cursor<'a> {
+        Cursor { quoted, ..self }
     }
 
     pub(super) fn rest(&self) -> &'a [u8] {
@@ -283,9 +299,10 @@ impl<'a> Cursor<'a> {
         let (plain, rest) = self.rest.split_at(end);
         self.rest = rest;
         if self.eat(b'"') {
-            return check_quoted(plain).map(Cow::Borrowed);
+            return self.check_quoted(plain).map(Cow::Borrowed);
         }
-        let mut text = check_quoted(plain)?.to_vec();
+        // Each piece is checked by itself: no character of UTF-8 contains a quote or a backslash.
+        let mut text = self.check_quoted(plain)?.to_vec();
         loop {
             match self.rest {
                 [b'"', rest @ ..] => {
@@ -300,10 +317,22 @@ impl<'a> Cursor<'a> {
                 _ => {
                     let end = memchr2(b'"', b'\\', self.rest).ok_or(UNCLOSED)?;
                     let (plain, rest) = self.rest.split_at(end);
-                    text.extend_from_slice(check_quoted(plain)?);
+                    text.extend_from_slice(self.check_quoted(plain)?);
                     self.rest = rest;
                 }
             }
+        }
+    }
+
+    /// Quoted strings contain no NUL, CR or LF (RFC 3501 9 `TEXT-CHAR`), and other octets as
+    /// [`Quoted`] says.
+    fn check_quoted<'t>(&self, text: &'t [u8]) -> Parsed<&'t [u8]> {
+        if memchr3(0, b'\r', b'\n', text).is_some() {
+            return Err("a quoted string must not contain NUL, CR or LF");
+        }
+        match self.quoted == Quoted::Utf8 && std::str::from_utf8(text).is_err() {
+            true => Err("a quoted string must be UTF-8"),
+            false => Ok(text),
         }
     }
 }
@@ -334,14 +363,4 @@ impl Word {
 fn non_empty<'a>(taken: &'a [u8], otherwise: &'static str) -> Parsed<&'a str> {
     // Callers accept ASCII only, so the conversion cannot fail.
     std::str::from_utf8(taken).ok().filter(|text| !text.is_empty()).ok_or(otherwise)
-}
-
-/// Quoted strings contain no NUL, CR or LF (RFC 3501 9 `TEXT-CHAR`). Octets above 127, which are
-/// not allowed either, are accepted: clients send UTF-8 this way, and where it matters the service
-/// decodes strictly.
-fn check_quoted(text: &[u8]) -> Parsed<&[u8]> {
-    match memchr3(0, b'\r', b'\n', text) {
-        None => Ok(text),
-        Some(_) => Err("a quoted string must not contain NUL, CR or LF"),
-    }
 }

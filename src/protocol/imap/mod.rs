@@ -39,8 +39,8 @@ mod write;
 
 pub use batches::Batches;
 pub use capability::{Announced, Capabilities};
-pub use command::{Command, ParseError, parse, tag_of};
-pub use cursor::Text;
+pub use command::{Command, ParseError, parse, parse_with, tag_of};
+pub use cursor::{Quoted, Text};
 pub use fetch_response::{FetchResponse, Naming};
 pub use flag_list::FlagList;
 pub use frame::{Frame, Framer, Limits};

@@ -61,7 +61,8 @@ pub fn new_name(name: &str) -> Result<&str, &'static str> {
     if name.contains(['*', '%']) {
         return Err("Mailbox names cannot contain * or %");
     }
-    match name.chars().any(char::is_control) {
+    // RFC 6855 3: neither a line separator nor a paragraph separator.
+    match name.chars().any(|it| it.is_control() || matches!(it, '\u{2028}' | '\u{2029}')) {
         true => Err("Mailbox names cannot contain control characters"),
         false => Ok(name),
     }

@@ -90,6 +90,8 @@ capabilities! {
     Metadata         "METADATA"           Always; // RFC 5464
     MetadataServer   "METADATA-SERVER"    Always; // RFC 5464
     ListMetadata     "LIST-METADATA"      Always; // RFC 9590
+    Utf8Accept       "UTF8=ACCEPT"        Always can_be_enabled; // RFC 6855
+    Utf8Only         "UTF8=ONLY"          Always; // RFC 6855 6, in place of UTF8=ACCEPT
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
 }

@@ -1,4 +1,4 @@
-//! Messages as APPEND and REPLACE carry them (RFC 3501 6.3.11, RFC 3502, RFC 4469).
+//! Messages as APPEND and REPLACE carry them (RFC 3501 6.3.11, RFC 3502, RFC 4469, RFC 6855 4).
 //!
 //! A command comes in parts, since its messages are streamed ([`super::Frame::Part`]). Each part
 //! says what is to be done, as [`UploadStep`]s in order, and where the next part goes on.
@@ -9,8 +9,9 @@ use super::{
 };
 use crate::model::Timestamp;
 
-/// `append-message = [SP flag-list] [SP date-time] SP (literal / literal8 / "CATENATE" SP "("
-/// cat-part *(SP cat-part) ")")`, any number of them, as far as a part of the command has them.
+/// `append-message = [SP flag-list] [SP date-time] SP (literal / literal8 / utf8-literal /
+/// "CATENATE" SP "(" cat-part *(SP cat-part) ")")`, any number of them, as far as a part of the
+/// command has them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UploadPart<'a> {
     pub steps: Vec<UploadStep<'a>>,
@@ -24,6 +25,8 @@ pub enum UploadStep<'a> {
     Begin { flags: FlagList<'a>, internal_date: Option<Timestamp> },
     /// Octets of the message: the literal that the part ends with.
     Literal,
+    /// The same in the form for messages with UTF-8 in their headers.
+    Utf8Literal,
     /// Octets of the message: what the URL names.
     Url(Text<'a>),
     /// The message is complete.
@@ -37,6 +40,10 @@ pub enum UploadPlace {
     Message,
     /// After a literal in CATENATE.
     Catenate,
+    /// In the parentheses around the literal that is the message.
+    Utf8Message,
+    /// In the parentheses around a literal in CATENATE.
+    Utf8Catenate,
     /// At its end.
     End,
 }
@@ -65,7 +72,20 @@ impl<'a> UploadPart<'a> {
             UploadPlace::End => Ok(()),
             UploadPlace::Message => self.end_message(cursor),
             UploadPlace::Catenate => self.catenate(cursor),
+            UploadPlace::Utf8Message => {
+                self.end_utf8(cursor)?;
+                self.end_message(cursor)
+            }
+            UploadPlace::Utf8Catenate => {
+                self.end_utf8(cursor)?;
+                self.catenate(cursor)
+            }
         }
+    }
+
+    fn end_utf8(&mut self, cursor: &mut Cursor<'a>) -> Parsed<()> {
+        cursor.spaces();
+        cursor.expect(b')', "a closing parenthesis is missing after the literal")
     }
 
     fn end_message(&mut self, cursor: &mut Cursor<'a>) -> Parsed<()> {
@@ -91,9 +111,13 @@ impl<'a> UploadPart<'a> {
             cursor.expect(b'(', "CATENATE takes a list")?;
             cursor.spaces();
             return match self.cat_part(cursor)? {
-                UploadPlace::Catenate => Ok(()),
-                _ => self.catenate(cursor),
+                CatPart::Literal => Ok(()),
+                CatPart::Url => self.catenate(cursor),
             };
+        }
+        if cursor.eat_all(b"UTF8 ") {
+            self.place = UploadPlace::Utf8Message;
+            return self.utf8_literal(cursor);
         }
         cursor.literal_header().map_err(|_| "a message is taken as a literal")?;
         self.steps.push(UploadStep::Literal);
@@ -111,15 +135,28 @@ impl<'a> UploadPart<'a> {
             if !parted {
                 return Err("a closing parenthesis is missing");
             }
-            if self.cat_part(cursor)? == UploadPlace::Catenate {
+            if self.cat_part(cursor)? == CatPart::Literal {
                 return Ok(());
             }
         }
     }
 
-    /// `cat-part = "URL" SP astring / "TEXT" SP literal`. With a literal the part of the command
-    /// ends.
-    fn cat_part(&mut self, cursor: &mut Cursor<'a>) -> Parsed<UploadPlace> {
+    /// `utf8-literal = "UTF8" SP "(" literal8 ")"` (RFC 6855 4), up to its literal.
+    fn utf8_literal(&mut self, cursor: &mut Cursor<'a>) -> Parsed<()> {
+        cursor.spaces();
+        cursor.expect(b'(', "UTF8 takes a literal8 in parentheses")?;
+        cursor.spaces();
+        let literal = cursor.literal_header()?;
+        if !literal.binary {
+            return Err("UTF8 takes a literal8");
+        }
+        self.steps.push(UploadStep::Utf8Literal);
+        Ok(())
+    }
+
+    /// `cat-part = "URL" SP astring / "TEXT" SP literal / utf8-literal`. With a literal the part of
+    /// the command ends.
+    fn cat_part(&mut self, cursor: &mut Cursor<'a>) -> Parsed<CatPart> {
         if cursor.eat_all(b"URL ") {
             cursor.spaces();
             self.steps.push(UploadStep::Url(cursor.astring()?));
@@ -128,12 +165,23 @@ impl<'a> UploadPart<'a> {
             cursor.literal_header()?;
             self.steps.push(UploadStep::Literal);
             self.place = UploadPlace::Catenate;
-            return Ok(UploadPlace::Catenate);
+            return Ok(CatPart::Literal);
+        } else if cursor.eat_all(b"UTF8 ") {
+            self.place = UploadPlace::Utf8Catenate;
+            self.utf8_literal(cursor)?;
+            return Ok(CatPart::Literal);
         } else {
-            return Err("CATENATE takes URL and TEXT");
+            return Err("CATENATE takes URL, TEXT and UTF8");
         }
-        Ok(UploadPlace::End)
+        Ok(CatPart::Url)
     }
+}
+
+/// What a part of CATENATE was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum CatPart {
+    Url,
+    Literal,
 }
 
 /// Whether a literal of the messages is streamed: all but those that are the mailbox name or an
@@ -177,6 +225,9 @@ mod tests {
             (false, " URL ", false),
             (false, " URL {2}\r\n/a TEXT ", true),
             (false, " (\\Seen) ", true),
+            (true, "x UTF8 (", true),
+            (true, "x CATENATE (UTF8 (", true),
+            (false, ") URL ", false),
         ];
         for &(first, before, expected) in CASES {
             assert_eq!(streams(first, before.as_bytes()), expected, "{before:?}");
@@ -217,6 +268,30 @@ mod tests {
         }
         for part in [&b"\r\n"[..], b" \r\n", b"URL /a)\r\n", b" TEXT x)\r\n", b" URL /a\r\n"] {
             let refused = UploadPart::parse_rest(UploadPlace::Catenate, part);
+            assert!(refused.is_err(), "{}", part.escape_ascii());
+        }
+        let cases: [(UploadPlace, &[u8], Vec<UploadStep<'_>>, UploadPlace); 4] = [
+            (UploadPlace::Utf8Message, b")\r\n", vec![End], UploadPlace::End),
+            (
+                UploadPlace::Utf8Message,
+                b" ) utf8 (~{3}\r\n",
+                vec![End, begin(Flags::default()), UploadStep::Utf8Literal],
+                UploadPlace::Utf8Message,
+            ),
+            (
+                UploadPlace::Utf8Catenate,
+                b") URL /a UTF8 (~{3+}\r\n",
+                vec![url(b"/a"), UploadStep::Utf8Literal],
+                UploadPlace::Utf8Catenate,
+            ),
+            (UploadPlace::Utf8Catenate, b"))\r\n", vec![End], UploadPlace::End),
+        ];
+        for (after, part, steps, place) in cases {
+            let expected = Ok(UploadPart { steps, place });
+            assert_eq!(UploadPart::parse_rest(after, part), expected, "{}", part.escape_ascii());
+        }
+        for part in [&b"\r\n"[..], b" {3}\r\n", b") UTF8 ({3}\r\n", b") UTF8 ~{3}\r\n"] {
+            let refused = UploadPart::parse_rest(UploadPlace::Utf8Message, part);
             assert!(refused.is_err(), "{}", part.escape_ascii());
         }
         for part in [&b"\n"[..], b"", b"x\r\n", b"{3}\r\n", b" (\\Seen)\r\n", b" {3} x\r\n"] {

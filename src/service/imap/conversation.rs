@@ -17,8 +17,8 @@ use super::{
 use crate::{
     metrics::Protocol,
     protocol::imap::{
-        Code, Command, CommandBody, CommandKind, Frame, Status, Updates, command_table, parse,
-        tag_of,
+        Code, Command, CommandBody, CommandKind, CommandRow, Frame, State, Status, Updates,
+        command_table, parse_with, tag_of,
     },
     runtime::{
         LocalFuture,
@@ -223,7 +223,7 @@ impl Conversation {
     /// Runs one command and answers it.
     async fn command(&mut self, bytes: &[u8]) -> Result<(), End> {
         let started = self.session.channel.shard.executor.moment();
-        let command = match parse(bytes) {
+        let command = match parse_with(self.session.quoted(), bytes) {
             Ok(command) => command,
             Err(error) => {
                 self.settle_all().await?;
@@ -246,6 +246,8 @@ impl Conversation {
             Err(Failure::bad("unknown command"))
         } else if !row.allowed(state) {
             Err(Failure::bad(row.refusal(state)))
+        } else if self.session.imap().utf8_only() && !self.session.utf8() && may_need_utf8(row) {
+            Err(Failure::no(Code::Cannot, "ENABLE UTF8=ACCEPT first"))
         } else if self.session.uid_only() && command.body.uses_numbers() {
             Err(Failure::UidRequired)
         } else {
@@ -327,6 +329,12 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// Whether the command may need UTF-8 (RFC 6855 6): all that have to do with mailboxes.
+fn may_need_utf8(row: &CommandRow) -> bool {
+    use CommandKind::{Enable, Idle, Unauthenticate};
+    !row.allowed(State::NotAuthenticated) && !matches!(row.kind, Enable | Idle | Unauthenticate)
 }
 
 /// Dispatches by the command table. Each handler runs in its own box: an idle session then holds

@@ -43,6 +43,21 @@ impl ImapOptions {
         };
         Limits { unasked, ..self.limits }
     }
+
+    /// UTF8=ONLY: clients must enable UTF8=ACCEPT before anything that may need it (RFC 6855 6).
+    pub fn utf8_only(&self) -> bool {
+        let has = |capability| self.capabilities.contains(capability);
+        has(Capability::Utf8Only) && !has(Capability::Utf8Accept)
+    }
+
+    /// The capabilities for ENABLE: under UTF8=ONLY, too, it takes UTF8=ACCEPT.
+    pub fn can_be_enabled(&self) -> Capabilities {
+        let mut capabilities = self.capabilities;
+        if self.utf8_only() {
+            capabilities.insert(Capability::Utf8Accept);
+        }
+        capabilities
+    }
 }
 
 impl Default for ImapOptions {

@@ -20,7 +20,7 @@ use crate::{
     protocol::{
         imap::{
             Announced, Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming,
-            State, Status, Writer,
+            Quoted, State, Status, Writer,
         },
         sasl::Mechanisms,
     },
@@ -108,9 +108,14 @@ impl Session {
         Writer::new(self.channel.connection.output()).with_names(names)
     }
 
-    /// How mailbox names are written, in both directions (RFC 9051 5.1, appendix A).
+    /// How mailbox names are written, in both directions (RFC 6855 3, RFC 9051 5.1, appendix A).
     pub(super) fn name_form(&self) -> NameForm {
-        if self.rev2() { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
+        if self.utf8() { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
+    }
+
+    /// What the client's quoted strings contain.
+    pub(super) fn quoted(&self) -> Quoted {
+        if self.utf8() { Quoted::Utf8 } else { Quoted::Octets }
     }
 
     pub(super) fn state(&self) -> State {
@@ -244,6 +249,21 @@ impl Session {
     /// The client speaks IMAP4rev2 and not IMAP4rev1.
     pub(super) fn rev2(&self) -> bool {
         self.enabled.contains(Capability::Imap4Rev2)
+    }
+
+    /// ENABLE UTF8=ACCEPT (RFC 6855 3).
+    pub(super) fn enable_utf8(&mut self) {
+        self.enabled.insert(Capability::Utf8Accept);
+    }
+
+    /// The client speaks UTF-8: IMAP4rev2 includes UTF8=ACCEPT.
+    pub(super) fn utf8(&self) -> bool {
+        self.enabled.contains(Capability::Utf8Accept) || self.rev2()
+    }
+
+    /// RFC 6855 3: the client said UTF8=ACCEPT, and so names no charset.
+    pub(super) fn names_no_charset(&self) -> bool {
+        self.enabled.contains(Capability::Utf8Accept)
     }
 
     /// ENABLE UIDONLY (RFC 9586 3.1).

@@ -182,6 +182,10 @@ impl Upload {
                         .await?;
                 }
                 UploadStep::Literal => self.literal(session).await?,
+                UploadStep::Utf8Literal if !session.utf8() => {
+                    return Err(Failure::no(Code::Cannot, "ENABLE UTF8=ACCEPT first"));
+                }
+                UploadStep::Utf8Literal => self.literal(session).await?,
                 UploadStep::Url(url) => self.quote(session, url).await?,
                 UploadStep::End => self.end().await?,
             }

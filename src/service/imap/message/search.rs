@@ -4,7 +4,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
-        reply::{Done, Reply},
+        reply::{Done, Failure, Reply},
         searching::{compile, scan},
         state::Session,
     },
@@ -25,6 +25,9 @@ impl Handler for Search<'_> {
 }
 
 async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply {
+    if search.charset.is_some() && session.names_no_charset() {
+        return Err(Failure::bad("No charset is named once UTF8=ACCEPT is enabled"));
+    }
     let folder = folder::selected(session, Rights::NONE).await?;
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();

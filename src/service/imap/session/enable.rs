@@ -9,7 +9,7 @@ use crate::protocol::imap::{Capability, session::enable::Enable};
 
 impl Handler for Enable {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let extensions = self.extensions.and(session.imap().capabilities);
+        let extensions = self.extensions.and(session.imap().can_be_enabled());
         if extensions.contains(Capability::CondStore) {
             session.enable_condstore();
         }
@@ -21,6 +21,9 @@ impl Handler for Enable {
         }
         if extensions.contains(Capability::Imap4Rev2) {
             session.enable_rev2();
+        }
+        if extensions.contains(Capability::Utf8Accept) {
+            session.enable_utf8();
         }
         session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
