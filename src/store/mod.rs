@@ -36,6 +36,7 @@ mod tests;
 
 pub use self::{
     account::{
+        changes::{AccountChange, MessageChange},
         holding::HoldingLimits,
         namespace::{MailboxInfo, Names},
         properties::PropertyLimits,
@@ -66,7 +67,7 @@ pub use self::{
     handle::seen::SeenIn,
     handle::shipment::{Manifest, Shipment, Ticket},
     handle::unsettled::Unsettled,
-    handle::view::{AccountWatch, MailboxView},
+    handle::view::{AccountFollower, AccountWatch, MailboxView},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},
     options::StoreOptions,

@@ -6,6 +6,7 @@
 
 pub(crate) mod annotations;
 pub(crate) mod cards;
+pub(crate) mod changes;
 pub(crate) mod holding;
 pub(crate) mod mailbox;
 pub(crate) mod namespace;

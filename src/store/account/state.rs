@@ -15,10 +15,11 @@ use std::{
 use super::{
     super::{
         error::StoreError,
-        format::effect::{Effect, PropertyKind, SPECIAL_USE_ENTRY},
+        format::effect::{Effect, PropertyKind, SPECIAL_USE_ENTRY, is_access_list},
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
+    changes::{AccountChange, Journal, MessageChange},
     holding::{Holding, HoldingLimits, StagedHolding},
     mailbox::Mailbox,
     namespace::{MailboxInfo, Namespace},
@@ -87,6 +88,8 @@ pub(crate) struct AccountState {
     pending_renames: u32,
     /// Who waits for any change of the account.
     watchers: Watchers,
+    /// What changed lately, while somebody follows.
+    pub journal: Option<Box<Journal>>,
 }
 
 impl AccountCell {
@@ -117,6 +120,7 @@ impl AccountState {
             tombstone_limits: TombstoneLimits::default(),
             pending_renames: 0,
             watchers: Watchers::default(),
+            journal: None,
         }
     }
 
@@ -272,6 +276,9 @@ impl AccountState {
             self.dirty = true;
         }
         self.unwritten.get_or_insert(lsn);
+        if self.journal.is_some() {
+            self.note(lsn, effect);
+        }
         if Namespace::concerns(effect) {
             self.publish_names(effect);
         }
@@ -336,8 +343,8 @@ impl AccountState {
         }
     }
 
-    fn publish_in(&mut self, mailbox: MailboxId, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
-        if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
+    fn publish_in(&mut self, id: MailboxId, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&id) {
             let before = mailbox.status;
             mailbox.publish(lsn, effect);
             if let Effect::Expunge { .. } = effect {
@@ -346,6 +353,48 @@ impl AccountState {
             mailbox.watchers.take(wake);
             let after = mailbox.status;
             self.holding_changed(&before, &after);
+            if let Some(journal) = &mut self.journal
+                && before.unseen != after.unseen
+            {
+                journal.push(lsn, AccountChange::Messages(id, MessageChange::Unseen));
+            }
+        }
+    }
+
+    /// Adds what `effect` is about to change to the journal.
+    fn note(&mut self, lsn: Lsn, effect: &Effect) {
+        let name_of = |id| self.names.info(id).map(|info| info.name);
+        let change = match effect {
+            Effect::Message { mailbox, .. } => {
+                AccountChange::Messages(*mailbox, MessageChange::Added)
+            }
+            Effect::Expunge { mailbox, .. } => {
+                AccountChange::Messages(*mailbox, MessageChange::Expunged)
+            }
+            Effect::Flags { mailbox, .. } => {
+                AccountChange::Messages(*mailbox, MessageChange::Flags)
+            }
+            Effect::CreateMailbox { mailbox, .. } => AccountChange::Created(mailbox.name.clone()),
+            Effect::DeleteMailbox { mailbox, .. } => match name_of(*mailbox) {
+                Some(name) => AccountChange::Deleted(name),
+                None => return,
+            },
+            Effect::RenameMailbox { mailbox, name, .. } => match name_of(*mailbox) {
+                Some(from) => AccountChange::Renamed { from, to: name.clone() },
+                None => return,
+            },
+            Effect::Subscription { name, .. } => AccountChange::Subscription(name.clone()),
+            Effect::Property { key, .. } if is_access_list(key) => {
+                let before = self.properties.published().get(key);
+                AccountChange::Access(key.1, before.map(|list| list.as_slice().into()))
+            }
+            Effect::Property { key: (PropertyKind::Metadata, mailbox, key), .. } => {
+                AccountChange::Annotation(*mailbox, key.clone())
+            }
+            _ => return,
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.push(lsn, change);
         }
     }
 
@@ -393,9 +442,12 @@ impl AccountState {
     }
 
     /// Takes over from `old`, the same published state before the log was reopened, the state that
-    /// is not in the log: claims on `\Recent`, and watchers.
+    /// is not in the log: claims on `\Recent`, watchers, and who follows.
     pub(crate) fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
         old.watchers.take(wake);
+        // What the log had beyond the old state was not noted.
+        let journal = old.journal.as_ref().map(|journal| journal.begin_again(self.applied));
+        self.journal = journal.map(Box::new);
         for (id, mailbox) in &old.mailboxes {
             mailbox.watchers.take(wake);
             let Some(new) = self.mailboxes.get_mut(id) else { continue };
@@ -438,6 +490,7 @@ impl AccountState {
         let mailboxes: usize =
             self.mailboxes.values().map(|mailbox| mailbox.memory() + MAILBOX_NAMES).sum();
         let subscriptions: usize = self.names.subscriptions.iter().map(|s| s.len() + 40).sum();
-        size_of::<AccountCell>() + mailboxes + subscriptions + self.properties.memory()
+        let journal = self.journal.as_ref().map_or(0, |journal| journal.memory());
+        size_of::<AccountCell>() + mailboxes + subscriptions + self.properties.memory() + journal
     }
 }

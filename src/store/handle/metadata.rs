@@ -65,6 +65,21 @@ impl Annotated {
         (PropertyKind::Metadata, mailbox, key)
     }
 
+    /// What has the property with this key, and its name.
+    pub fn of_key(mailbox: MailboxId, key: &[u8]) -> Option<(Annotated, String)> {
+        let of = match (mailbox, key.first()?) {
+            (MailboxId(0), &ELSEWHERE) => {
+                let (owner, rest) = key.get(1..)?.split_first_chunk()?;
+                let (mailbox, _) = rest.split_first_chunk()?;
+                let (owner, mailbox) = (u64::from_le_bytes(*owner), u32::from_le_bytes(*mailbox));
+                Annotated::Elsewhere { owner: AccountId(owner), mailbox: MailboxId(mailbox) }
+            }
+            (MailboxId(0), _) => Annotated::Server,
+            (mailbox, _) => Annotated::Mailbox(mailbox),
+        };
+        Some((of, of.name(key)?))
+    }
+
     /// The name in a key of this one.
     fn name(self, key: &[u8]) -> Option<String> {
         let (_, begin) = self.place();

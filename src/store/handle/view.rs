@@ -1,5 +1,5 @@
 //! A session's hold on a mailbox: the latest published snapshot, its `\Recent` claim, and waiting
-//! for changes (IMAP IDLE); and a watch over a whole account.
+//! for changes (IMAP IDLE); a watch over a whole account; and following what changes in it.
 
 use std::{
     cell::Cell,
@@ -8,9 +8,16 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::super::{
-    account::{snapshot::Snapshot, state::AccountCell},
-    commits::Commits,
+use super::{
+    super::{
+        account::{
+            changes::{AccountChange, Journal},
+            snapshot::Snapshot,
+            state::AccountCell,
+        },
+        commits::Commits,
+    },
+    account::Account,
 };
 use crate::model::{Lsn, MailboxId, Uid};
 
@@ -116,6 +123,63 @@ impl AccountWatch {
             }
         })
         .await
+    }
+}
+
+/// Follows what changes in an account: as long as it is there, changes are noted, each with a
+/// number.
+pub struct AccountFollower {
+    /// Keeps the publisher alive while sessions need it.
+    _commits: Rc<Commits>,
+    cell: Rc<AccountCell>,
+}
+
+impl AccountFollower {
+    /// The number of the latest change.
+    pub fn latest(&self) -> u64 {
+        self.cell.state.borrow().journal.as_ref().map_or(0, |journal| journal.last())
+    }
+
+    /// Resolves when there is a change after the one numbered `known`. Cancel-safe.
+    pub async fn changed(&self, known: u64) {
+        let mut seat = Seat { cell: &self.cell, mailbox: None, waker: None };
+        poll_fn(|context| match self.latest() == known {
+            true => seat.wait(context),
+            false => Poll::Ready(()),
+        })
+        .await
+    }
+}
+
+impl Drop for AccountFollower {
+    fn drop(&mut self) {
+        let mut state = self.cell.state.borrow_mut();
+        if state.journal.as_mut().is_some_and(|journal| journal.leave()) {
+            state.journal = None;
+        }
+    }
+}
+
+impl Account {
+    /// Notes from now on what changes in the account.
+    pub fn follow(&self) -> AccountFollower {
+        let (_commits, cell) = (self.commits.clone(), self.cell.clone());
+        {
+            let state = &mut *cell.state.borrow_mut();
+            match &mut state.journal {
+                Some(journal) => journal.join(),
+                None => state.journal = Some(Box::new(Journal::new(state.applied))),
+            }
+        }
+        AccountFollower { _commits, cell }
+    }
+
+    /// What changed after the change numbered `known`, in its order, and the number of the latest.
+    /// `None` if that is not known any more: nobody followed, or too much has changed since.
+    pub fn changed_after(&self, known: u64) -> Option<(Vec<AccountChange>, u64)> {
+        let state = self.cell.state.borrow();
+        let journal = state.journal.as_ref()?;
+        Some((journal.since(known)?, journal.last()))
     }
 }
 

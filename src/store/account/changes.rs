@@ -1,0 +1,258 @@
+//! What changed in an account lately, for those who follow it: sessions with NOTIFY (RFC 5465).
+//!
+//! Owned by the account's state; there only while somebody follows, so that an account that nobody
+//! follows pays one comparison for each effect. Each change has a number, by which a follower says
+//! what it knows. A change that says all about earlier ones of its kind replaces them: that there
+//! are new messages in a mailbox is here once, however many came.
+//!
+//! Invariants: numbers ascend, also from one journal of an account to its next one (they are not
+//! below the LSN of their entry); what is dropped for want of room is below `floor`, and a follower
+//! who knows less than that is told so instead.
+
+use std::{collections::BTreeMap, mem::size_of, sync::Arc};
+
+use hashbrown::HashMap;
+
+use crate::model::{Lsn, MailboxId};
+
+/// Changes that are kept.
+const CHANGES_MAX: usize = 1_024;
+/// Octets of names and access lists among them.
+const OCTETS_MAX: usize = 256 * 1024;
+
+/// Something that happened in an account. Names are those of the account.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum AccountChange {
+    /// Messages of a mailbox.
+    Messages(MailboxId, MessageChange),
+    /// A mailbox was created.
+    Created(String),
+    /// A mailbox was deleted.
+    Deleted(String),
+    /// A mailbox got another name. Of those below it, which got other names with it, nothing is
+    /// said.
+    Renamed { from: String, to: String },
+    /// A mailbox's access list was replaced; what it was before.
+    Access(MailboxId, Option<Arc<[u8]>>),
+    /// A name was subscribed, or is not any more.
+    Subscription(String),
+    /// A property of kind [`super::super::PropertyKind::Metadata`], by its mailbox (0: the account)
+    /// and key.
+    Annotation(MailboxId, Vec<u8>),
+}
+
+/// What happened to messages of a mailbox.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MessageChange {
+    Added,
+    Expunged,
+    /// Flags or keywords.
+    Flags,
+    /// The number of messages without `\Seen` is another one.
+    Unseen,
+}
+
+impl AccountChange {
+    /// Whether one says all that an earlier equal one did.
+    fn replaces_equal(&self) -> bool {
+        use AccountChange::{Annotation, Messages, Subscription};
+        matches!(self, Messages(..) | Subscription(_) | Annotation(..))
+    }
+
+    fn octets(&self) -> usize {
+        match self {
+            AccountChange::Messages(..) => 0,
+            AccountChange::Created(name)
+            | AccountChange::Deleted(name)
+            | AccountChange::Subscription(name) => name.len(),
+            AccountChange::Renamed { from, to } => from.len() + to.len(),
+            AccountChange::Access(_, before) => before.as_ref().map_or(0, |list| list.len()),
+            AccountChange::Annotation(_, key) => key.len(),
+        }
+    }
+}
+
+/// The latest changes of an account.
+pub(crate) struct Journal {
+    followers: usize,
+    /// Of changes up to here nothing is known.
+    floor: u64,
+    /// Number of the latest change, or the floor.
+    last: u64,
+    changes: BTreeMap<u64, AccountChange>,
+    /// Where those are that a later one will replace.
+    latest: HashMap<AccountChange, u64>,
+    octets: usize,
+}
+
+impl Journal {
+    /// With one follower. `applied` as in the account's state.
+    pub(crate) fn new(applied: Lsn) -> Journal {
+        let (changes, latest) = (BTreeMap::new(), HashMap::new());
+        Journal { followers: 1, floor: applied.0, last: applied.0, changes, latest, octets: 0 }
+    }
+
+    /// For the same followers, none of whom knows what `applied` contains.
+    pub(crate) fn begin_again(&self, applied: Lsn) -> Journal {
+        let floor = self.last.max(applied.0) + 1;
+        Journal { followers: self.followers, floor, last: floor, ..Journal::new(applied) }
+    }
+
+    pub(crate) fn join(&mut self) {
+        self.followers += 1;
+    }
+
+    /// Returns whether that was the last one.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.followers = self.followers.saturating_sub(1);
+        self.followers == 0
+    }
+
+    /// The number of the latest change.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Adds a change by the entry at `lsn`.
+    pub(crate) fn push(&mut self, lsn: Lsn, change: AccountChange) {
+        if let AccountChange::Renamed { from, to } = &change
+            && self.moved_with_another(lsn, from, to)
+        {
+            return;
+        }
+        self.last = (self.last + 1).max(lsn.0);
+        if change.replaces_equal()
+            && let Some(earlier) = self.latest.insert(change.clone(), self.last)
+        {
+            self.remove(earlier);
+        }
+        self.octets += change.octets();
+        self.changes.insert(self.last, change);
+        while self.changes.len() > CHANGES_MAX || self.octets > OCTETS_MAX {
+            let Some((&first, _)) = self.changes.first_key_value() else { break };
+            if let Some(dropped) = self.remove(first)
+                && self.latest.get(&dropped) == Some(&first)
+            {
+                self.latest.remove(&dropped);
+            }
+            self.floor = first;
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<AccountChange> {
+        let change = self.changes.remove(&number)?;
+        self.octets = self.octets.saturating_sub(change.octets());
+        Some(change)
+    }
+
+    /// Whether the same entry, of which each change comes after the one of the mailbox above it,
+    /// renamed a mailbox above in the same way.
+    fn moved_with_another(&self, lsn: Lsn, from: &str, to: &str) -> bool {
+        let of_entry = self.changes.range(lsn.0..).map(|(_, change)| change);
+        of_entry.rev().any(|change| match change {
+            AccountChange::Renamed { from: from_above, to: to_above } => {
+                let rest = from.strip_prefix(&**from_above);
+                rest.is_some_and(|rest| {
+                    rest.starts_with('/') && to.strip_prefix(&**to_above) == Some(rest)
+                })
+            }
+            _ => false,
+        })
+    }
+
+    /// The changes after the one numbered `known`, in their order; `None` if some were dropped.
+    pub(crate) fn since(&self, known: u64) -> Option<Vec<AccountChange>> {
+        let after = || self.changes.range(known.saturating_add(1)..);
+        (known >= self.floor).then(|| after().map(|(_, change)| change.clone()).collect())
+    }
+
+    /// Octets of memory, estimated.
+    pub(crate) fn memory(&self) -> usize {
+        let change = size_of::<AccountChange>() + size_of::<u64>() + 16;
+        self.octets + (self.changes.len() + self.latest.len()) * change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn added(mailbox: u32) -> AccountChange {
+        AccountChange::Messages(MailboxId(mailbox), MessageChange::Added)
+    }
+
+    #[test]
+    fn what_says_the_same_is_there_once() {
+        let mut journal = Journal::new(Lsn(100));
+        let begin = journal.last();
+        for lsn in 0..5_000 {
+            journal.push(Lsn(200 + 50 * lsn), added(1 + (lsn % 2) as u32));
+        }
+        assert_eq!(journal.since(begin), Some(vec![added(1), added(2)]));
+        let known = journal.last();
+        assert_eq!(journal.since(known), Some(Vec::new()));
+        journal.push(Lsn(1_000_000), added(1));
+        assert_eq!(journal.since(known), Some(vec![added(1)]));
+        assert_eq!(journal.since(begin), Some(vec![added(2), added(1)]));
+        // Renames do not: each matters.
+        let created = AccountChange::Created("a".to_owned());
+        journal.push(Lsn(1_000_100), created.clone());
+        journal.push(Lsn(1_000_200), created.clone());
+        assert_eq!(journal.since(known), Some(vec![added(1), created.clone(), created]));
+    }
+
+    #[test]
+    fn who_is_far_behind_is_told_so() {
+        let mut journal = Journal::new(Lsn(100));
+        let begin = journal.last();
+        assert!(journal.since(begin - 1).is_none());
+        for mailbox in 0..CHANGES_MAX as u32 {
+            journal.push(Lsn(200 + 50 * u64::from(mailbox)), added(mailbox));
+        }
+        let after_first = 200;
+        assert_eq!(journal.since(begin).unwrap().len(), CHANGES_MAX);
+        journal.push(Lsn(1_000_000), added(5_000));
+        assert!(journal.since(begin).is_none());
+        assert_eq!(journal.since(after_first).unwrap().len(), CHANGES_MAX);
+        // The dropped one may come again.
+        journal.push(Lsn(1_000_100), added(0));
+        assert_eq!(journal.since(journal.last() - 1), Some(vec![added(0)]));
+        let known = journal.last();
+        journal.push(Lsn(1_000_200), AccountChange::Created("x".repeat(OCTETS_MAX / 2)));
+        assert!(journal.since(known).is_some());
+        journal.push(Lsn(1_000_300), AccountChange::Created("x".repeat(OCTETS_MAX / 2 + 1)));
+        assert!(journal.since(known).is_none());
+        assert!(journal.memory() < 2 * OCTETS_MAX);
+    }
+
+    #[test]
+    fn what_is_renamed_with_a_mailbox_above_is_not_told() {
+        let mut journal = Journal::new(Lsn(100));
+        let begin = journal.last();
+        let rename = |from: &str, to: &str| {
+            let (from, to) = (from.to_owned(), to.to_owned());
+            AccountChange::Renamed { from, to }
+        };
+        for (from, to) in [("a", "b"), ("a/x", "b/x"), ("a/x/y", "b/x/y"), ("ab", "bb")] {
+            journal.push(Lsn(200), rename(from, to));
+        }
+        journal.push(Lsn(300), rename("b/x", "c/x"));
+        let expected = [rename("a", "b"), rename("ab", "bb"), rename("b/x", "c/x")];
+        assert_eq!(journal.since(begin).unwrap(), expected);
+    }
+
+    #[test]
+    fn another_journal_of_the_account_continues_the_numbers() {
+        let mut journal = Journal::new(Lsn(100));
+        // An entry of several changes, whose octets are more than these.
+        for mailbox in 0..3 {
+            journal.push(Lsn(200), added(mailbox));
+        }
+        let known = journal.last();
+        let next = Journal::new(Lsn(201));
+        assert_eq!(next.since(known), Some(Vec::new()));
+        let again = journal.begin_again(Lsn(150));
+        assert!(again.since(known).is_none());
+        assert_eq!(again.since(again.last()), Some(Vec::new()));
+    }
+}
