@@ -9,7 +9,7 @@ use std::rc::Rc;
 use ringmail::{
     directory::{Directory, PeerLimits, SharedDirectory},
     model::{AccountId, Flags, MailboxId, SeenSet, Uid},
-    store::{Account, PropertyKind, SeenIn},
+    store::{PropertyKind, SeenIn},
 };
 use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
@@ -52,7 +52,6 @@ enum Owner {
 /// A mailbox with three messages, of which the shared flag of the first is `\Seen`, and two users
 /// who may do everything with it.
 struct Case<'k> {
-    kit: &'k Kit,
     world: SimulatedWorld<'k>,
     owner: Owner,
     user_name: &'static str,
@@ -72,7 +71,7 @@ impl<'k> Case<'k> {
             Owner::Public => "Shared/box",
         };
         let [user, other] = names.map(|name| log_in(&world, name));
-        let case = Case { kit, world, owner, user_name: names[0], user, other, name };
+        let case = Case { world, owner, user_name: names[0], user, other, name };
         // One who may create it.
         let (user, made) = match owner {
             Owner::Alice => ("alice", "box"),
