@@ -1,6 +1,7 @@
 //! Sessions that follow two mailboxes in different ways (by numbers, with mod-sequences, by UIDs
 //! only, by resynchronizing), on the owner's shard and on another one, against a model: whatever
-//! they do, and whenever their connections break, what each was told is what the mailbox is.
+//! they do, and whenever their connections break, what each was told is what the mailbox is, and
+//! what it was told of its search results (RFC 5267) is what it would find.
 //!
 //! Commands come one after the other, so the model is exact. A client keeps what it knows of a
 //! mailbox when its connection breaks, and goes on from there if it has QRESYNC.
@@ -94,6 +95,58 @@ struct Known {
     mod_seq: u64,
 }
 
+/// What searches look for whose changes are told.
+const KEYS: [&str; 9] = [
+    "ALL",
+    "UNSEEN",
+    "FLAGGED UNDELETED",
+    "KEYWORD word",
+    "UNKEYWORD word TEXT abc",
+    "OR DELETED SEEN",
+    "UID 3:*",
+    "UID 1000:*",
+    "UID 2,* UNDELETED",
+];
+/// Results that a client follows at once.
+const RESULTS_MAX: usize = 4;
+
+/// A search result, as a client keeps it.
+struct Followed {
+    tag: String,
+    uid: bool,
+    key: String,
+    found: Vec<u32>,
+}
+
+impl Followed {
+    /// `ADDTO (0 1:3,7)`
+    fn change(&mut self, item: &str, line: &str) {
+        let (what, places) = item.split_once(" (").expect(line);
+        let places = places.split(')').next().expect(line);
+        let words: Vec<&str> = places.split(' ').collect();
+        for place in words.chunks(2) {
+            let [position, numbers] = place else { panic!("{line}") };
+            assert_eq!(*position, "0", "{line}");
+            for number in numbers_of(numbers) {
+                let at = self.found.binary_search(&number);
+                match (what, at) {
+                    ("ADDTO", Err(at)) => self.found.insert(at, number),
+                    ("REMOVEFROM", Ok(at)) => drop(self.found.remove(at)),
+                    _ => panic!("{line}: {:?} has {:?}", self.key, self.found),
+                }
+            }
+        }
+    }
+
+    /// Message `number` is expunged.
+    fn expunge(&mut self, number: u32, line: &str) {
+        if !self.uid {
+            assert!(!self.found.contains(&number), "{line}: {} is in {:?}", self.key, self.found);
+            self.found.iter_mut().filter(|it| **it > number).for_each(|it| *it -= 1);
+        }
+    }
+}
+
 /// What a client keeps of a mailbox.
 #[derive(Clone, Default)]
 struct Cache {
@@ -112,13 +165,16 @@ struct Session<'k> {
     caches: [Cache; BOXES.len()],
     /// The UID of each number, `None` as long as the client does not know it.
     numbers: Vec<Option<u32>>,
+    followed: Vec<Followed>,
+    tags: usize,
 }
 
 impl<'k> Session<'k> {
     fn new(world: &'k SimulatedWorld<'k>, (user, way): (usize, Way)) -> Session<'k> {
         let client = connect(world, user, way);
-        let (caches, numbers) = (Default::default(), Vec::new());
-        Session { world, user, way, client, selected: None, caches, numbers }
+        let (caches, numbers, followed) = (Default::default(), Vec::new(), Vec::new());
+        let (selected, tags) = (None, 0);
+        Session { world, user, way, client, selected, caches, numbers, followed, tags }
     }
 
     /// The connection breaks; what the client knows stays.
@@ -126,6 +182,7 @@ impl<'k> Session<'k> {
         self.client = connect(self.world, self.user, self.way);
         self.selected = None;
         self.numbers.clear();
+        self.followed.clear();
     }
 
     fn name(&self, mailbox: usize) -> String {
@@ -169,6 +226,20 @@ impl<'k> Session<'k> {
 
     /// Returns the mod-sequence of a FETCH response.
     fn hear(&mut self, line: &str) -> u64 {
+        if let Some((tag, change)) = line
+            .strip_prefix("* ESEARCH (TAG \"")
+            .and_then(|it| it.split_once("\") "))
+            .filter(|(_, change)| change.contains("ADDTO") || change.contains("REMOVEFROM"))
+        {
+            let is_it = |followed: &&mut Followed| followed.tag == tag;
+            let followed = self.followed.iter_mut().find(is_it).unwrap_or_else(|| panic!("{line}"));
+            followed.change(change.strip_prefix("UID ").unwrap_or(change), line);
+            assert_eq!(followed.uid, change.starts_with("UID "), "{line}");
+            let exist =
+                followed.uid || followed.found.iter().all(|it| *it as usize <= self.numbers.len());
+            assert!(exist, "{line}: {:?}", self.numbers);
+            return 0;
+        }
         if let Some(set) = line.strip_prefix("* VANISHED ") {
             assert!(self.way.is_told_uids(), "{line}");
             let (is_earlier, set) = match set.strip_prefix("(EARLIER) ") {
@@ -180,7 +251,9 @@ impl<'k> Session<'k> {
                 if !is_earlier {
                     let place = self.place_of(uid);
                     assert!(was_known || place.is_some(), "{line}: never told of {uid}");
-                    self.numbers.remove(place.unwrap_or_else(|| panic!("{line}: {uid}")));
+                    let place = place.unwrap_or_else(|| panic!("{line}: {uid}"));
+                    self.numbers.remove(place);
+                    self.followed.iter_mut().for_each(|it| it.expunge(place as u32 + 1, line));
                 }
             }
             return 0;
@@ -195,6 +268,7 @@ impl<'k> Session<'k> {
             }
             "EXPUNGE" => {
                 assert!(!self.way.is_told_uids(), "{line}");
+                self.followed.iter_mut().for_each(|it| it.expunge(number, line));
                 if let Some(uid) = self.numbers.remove(number as usize - 1) {
                     self.cache().messages.remove(&uid);
                 }
@@ -255,6 +329,7 @@ impl<'k> Session<'k> {
         let name = self.name(mailbox);
         let known = self.caches[mailbox].clone();
         self.numbers.clear();
+        self.followed.clear();
         self.selected = Some(mailbox);
         let resyncs = self.way.resyncs() && known.uid_validity > 0 && known.highest > 0;
         let told = if resyncs {
@@ -304,11 +379,43 @@ impl<'k> Session<'k> {
         told
     }
 
+    /// Looks for something, and is told from now on what changes of it.
+    fn follow(&mut self, key: &str, uid: bool) {
+        self.tags += 1;
+        // VANISHED does not tell which number a message had that the client has not looked at.
+        let (tag, uid) = (format!("s{}", self.tags), uid || self.way.is_told_uids());
+        let form = if uid { "UID " } else { "" };
+        self.client.say(format!("{tag} {form}SEARCH RETURN (UPDATE ALL) {key}\r\n"));
+        let told = self.client.read_to(&format!("{tag} "));
+        assert!(told.contains(&format!("{tag} OK ")), "{key}: {told}");
+        let found =
+            told.split_once(" ALL ").map_or("", |(_, it)| it.split("\r\n").next().expect("first"));
+        let found = if found.is_empty() { Vec::new() } else { numbers_of(found).collect() };
+        self.followed.push(Followed { tag, uid, key: key.to_owned(), found });
+        for line in told.lines() {
+            self.hear(line);
+        }
+    }
+
+    /// What the client was told of its results is what it would find.
+    fn compare_results(&mut self, what: &str) {
+        for at in 0..self.followed.len() {
+            let Followed { key, uid, .. } = &self.followed[at];
+            let command = format!("{}SEARCH {key}", if *uid { "UID " } else { "" });
+            let told = self.done(&command);
+            let found =
+                told.lines().find_map(|line| line.strip_prefix("* SEARCH")).expect("SEARCH");
+            let numbers = found.split_ascii_whitespace().map(|it| it.parse().expect("a number"));
+            assert_eq!(self.followed[at].found, numbers.collect::<Vec<u32>>(), "{what}: {command}");
+        }
+    }
+
     /// What the client was told is what the mailbox is.
     fn settle(&mut self, model: &Mailbox, what: &str) {
         self.done("NOOP");
         let what = format!("{what}, {:?} of {}", self.way, USERS[self.user]);
         assert_eq!(self.numbers.len(), model.messages.len(), "{what}: count");
+        self.compare_results(&what);
         // Flags that were told are right, before any are asked for.
         for (place, (uid, flags)) in model.messages.iter().enumerate() {
             if self.way.has_numbers()
@@ -380,12 +487,12 @@ fn play(kit: &Kit, seed: u64) {
         sessions[0].done(&format!("CREATE {name}"));
         sessions[0].done(&format!("SETACL {name} bob@demo.test lrswite"));
     }
-    for step in 0..90 {
+    for step in 0..120 {
         let it = &mut sessions[chance.below(SESSIONS.len())];
         let mailbox = chance.below(BOXES.len());
         let flag = FLAGS[chance.below(FLAGS.len())];
         let what = format!("seed {seed}, step {step}");
-        let choice = chance.below(16);
+        let choice = chance.below(19);
         let Some(selected) = it.selected.filter(|_| choice > 1) else {
             it.select(mailbox);
             continue;
@@ -475,6 +582,16 @@ fn play(kit: &Kit, seed: u64) {
                     }
                 }
                 it.selected = None;
+                it.followed.clear();
+            }
+            16 | 17 if it.followed.len() < RESULTS_MAX => {
+                let key = KEYS[chance.below(KEYS.len())];
+                it.follow(key, chance.below(2) > 0);
+            }
+            16 if !it.followed.is_empty() => {
+                let at = chance.below(it.followed.len());
+                let Followed { tag, .. } = it.followed.remove(at);
+                it.done(&format!("CANCELUPDATE \"{tag}\""));
             }
             13 => it.lose_connection(),
             14 if it.way.resyncs() => {

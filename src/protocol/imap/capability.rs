@@ -238,6 +238,7 @@ mod tests {
             "THREAD=ORDEREDSUBJECT",
             "THREAD=REFERENCES",
             "THREAD=REFS",
+            "CONTEXT=SEARCH",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

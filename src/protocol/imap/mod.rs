@@ -48,7 +48,9 @@ pub use literal::Literal;
 pub use name::{MailboxName, NameError, NameForm, SEPARATOR, new_name};
 pub use object_id::ObjectId;
 pub use pattern::{ListPattern, PATTERN_MAX};
-pub use response::{Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer};
+pub use response::{
+    Attributes, Code, ListItem, ResultChange, SearchResult, Status, StatusValues, Writer,
+};
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
 pub use state::State;
 pub use structure::WrittenParts;

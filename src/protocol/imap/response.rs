@@ -78,6 +78,8 @@ pub enum Code {
     NoPerm,
     /// RFC 5182 2.5.
     NotSaved,
+    /// The tag of the search whose changes are not told (RFC 5267 4.3.1).
+    NoUpdate(String),
     OverQuota,
     PrivacyRequired,
     /// RFC 8474 4
@@ -126,6 +128,10 @@ impl Code {
                 let safe = |octet: u8| !matches!(octet, b'"' | b'\\' | b']');
                 out.extend(url.bytes().filter(|octet| safe(*octet) && !octet.is_ascii_control()));
                 return out.push(b'"');
+            }
+            Code::NoUpdate(ref tag) => {
+                out.extend_from_slice(b"NOUPDATE ");
+                return push_string(out, tag.as_bytes());
             }
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
@@ -244,6 +250,13 @@ pub struct SearchResult<'a> {
     pub partial: Option<(PartialRange, &'a [u32])>,
     /// RFC 7162 3.1.10.
     pub mod_seq: Option<ModSeq>,
+}
+
+/// What became of messages of a search result (RFC 5267 4.3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResultChange {
+    Added,
+    Removed,
 }
 
 /// Appends responses to an output buffer.
@@ -526,14 +539,43 @@ impl<'o> Writer<'o> {
         self.out.extend_from_slice(b"* THREAD");
     }
 
-    /// RFC 4731 3.1.
-    pub fn esearch(&mut self, tag: &str, uid: bool, result: &SearchResult<'_>) {
+    /// ADDTO or REMOVEFROM (RFC 5267 4.3.3, 4.3.4): positions in the result, 0 if it is in the
+    /// order of the mailbox, and what is added or removed there. Neither may be empty.
+    pub fn result_change(
+        &mut self,
+        tag: &str,
+        uid: bool,
+        change: ResultChange,
+        places: &[(u32, &[u32])],
+    ) {
+        self.begin_esearch(tag, uid);
+        let mut before: &[u8] = match change {
+            ResultChange::Added => b" ADDTO (",
+            ResultChange::Removed => b" REMOVEFROM (",
+        };
+        for (position, numbers) in places {
+            self.out.extend_from_slice(before);
+            push_number(self.out, (*position).into());
+            self.out.push(b' ');
+            write_set(self.out, numbers.iter().copied());
+            before = b" ";
+        }
+        self.out.push(b')');
+        self.line_end();
+    }
+
+    fn begin_esearch(&mut self, tag: &str, uid: bool) {
         self.out.extend_from_slice(b"* ESEARCH (TAG ");
         push_string(self.out, tag.as_bytes());
         self.out.push(b')');
         if uid {
             self.out.extend_from_slice(b" UID");
         }
+    }
+
+    /// RFC 4731 3.1.
+    pub fn esearch(&mut self, tag: &str, uid: bool, result: &SearchResult<'_>) {
+        self.begin_esearch(tag, uid);
         if let Some(min) = result.min {
             push_pair(self.out, " MIN ", min.into());
         }
@@ -770,6 +812,7 @@ mod tests {
             ),
             (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
             (Code::BadUrl("/INBOX/;UID=1\r\n]\"".to_owned()), "BADURL \"/INBOX/;UID=1\""),
+            (Code::NoUpdate("B02".to_owned()), "NOUPDATE \"B02\""),
             (Code::UseAttr, "USEATTR"),
         ];
         for (code, expected) in cases {
@@ -926,5 +969,20 @@ mod tests {
         // RFC 4731 3.1: nothing found, no ALL.
         let nothing = SearchResult { all: Some(&[]), count: Some(0), ..Default::default() };
         check("* ESEARCH (TAG \"A\") COUNT 0\r\n", |writer| writer.esearch("A", false, &nothing));
+    }
+
+    /// RFC 5267 4.3.3, 4.3.4.
+    #[test]
+    fn changes_of_results() {
+        check("* ESEARCH (TAG \"B01\") UID ADDTO (0 32768:32769)\r\n", |writer| {
+            writer.result_change("B01", true, ResultChange::Added, &[(0, &[32_768, 32_769])]);
+        });
+        check("* ESEARCH (TAG \"C01\") UID ADDTO (1 2733 1 2732 1 2731)\r\n", |writer| {
+            let places: [(u32, &[u32]); 3] = [(1, &[2_733]), (1, &[2_732]), (1, &[2_731])];
+            writer.result_change("C01", true, ResultChange::Added, &places);
+        });
+        check("* ESEARCH (TAG \"B01\") REMOVEFROM (3 12,11)\r\n", |writer| {
+            writer.result_change("B01", false, ResultChange::Removed, &[(3, &[12, 11])]);
+        });
     }
 }

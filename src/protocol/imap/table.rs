@@ -77,6 +77,7 @@ capabilities! {
     Thread           "THREAD=ORDEREDSUBJECT" Always; // RFC 5256
     ThreadReferences "THREAD=REFERENCES"  Always; // RFC 5256
     ThreadRefs       "THREAD=REFS"        Always; // draft-ietf-morg-inthread-01
+    ContextSearch    "CONTEXT=SEARCH"     Always; // RFC 5267
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
@@ -182,6 +183,7 @@ macro_rules! command_table {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];
         search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers Imap4Rev1];
         sort::Sort<'a>                 [b"SORT"         Uid   Selected         ByNumbers Sort];
+        cancel_update::CancelUpdate<'a> [b"CANCELUPDATE" Plain Selected        All ContextSearch];
         thread::Thread<'a>             [b"THREAD"       Uid   Selected         ByNumbers Thread];
         fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers Imap4Rev1];
         store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers Imap4Rev1];

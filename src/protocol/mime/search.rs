@@ -83,7 +83,8 @@ impl Needle {
         self.finder.find(folded).is_some()
     }
 
-    fn size(&self) -> usize {
+    /// Octets of the folded string.
+    pub fn size(&self) -> usize {
         self.finder.needle().len()
     }
 

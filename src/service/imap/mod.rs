@@ -11,6 +11,7 @@
 //!                the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
+//! updates        how the results of searches change -> untagged responses
 //! quoted         octets of messages that an URL names
 //! upload         messages of a command, from the client into the store
 //! searching/     what the selected mailbox has of a query
@@ -20,6 +21,7 @@
 //! state          the session that handlers borrow
 //! reader         one stored message, in pieces
 //! selected       the selected mailbox as the client knows it
+//! context        search results whose changes a client is told
 //! query          search keys, compiled
 //! accounts/      accounts of this and other shards, as one user may use them
 //! reply          how a command ends; StoreError -> response code
@@ -34,6 +36,7 @@
 mod access;
 mod accounts;
 mod authentication;
+mod context;
 mod conversation;
 mod folder;
 mod handler;
@@ -57,6 +60,7 @@ mod selected;
 mod session;
 mod state;
 mod sync;
+mod updates;
 mod upload;
 
 pub use accounts::Leases;

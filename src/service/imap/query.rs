@@ -7,11 +7,13 @@
 //!
 //! Invariant: keys nest at most as deep as the parser's limit, so that recursion is safe.
 
+use std::rc::Rc;
+
 use crate::{
     model::{Flags, Lsn, ModSeq, Timestamp},
     protocol::{
         imap::{
-            Ranges,
+            Ranges, SequenceSet,
             message::search::{AgeTest, DateTest},
         },
         mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered},
@@ -30,12 +32,15 @@ pub(super) enum Key {
     Keyword(usize),
     InternalDate(DateTest, i64),
     SaveDate(DateTest, i64),
-    /// Compares the internal date; seconds since 1970-01-01.
-    Age(AgeTest, i64),
+    /// Compares the internal date with [`Query::now`]; index in [`Query::ages`].
+    Age(AgeTest, usize),
     SentDate(DateTest, i64),
     Larger(u64),
     Smaller(u64),
-    Uid(Ranges),
+    /// Shared, since a command may name the saved result many times.
+    Uid(Rc<Ranges>),
+    /// UIDs up to the last one; index in [`Query::open`].
+    OpenUid(usize),
     ModSeq(ModSeq),
     /// Where the message is kept.
     Body(Lsn),
@@ -48,6 +53,18 @@ pub(super) enum Key {
     Not(Box<Key>),
     Any(Vec<Key>),
     All(Vec<Key>),
+}
+
+impl Key {
+    fn octets(&self) -> usize {
+        size_of::<Key>()
+            + match self {
+                Key::Uid(uids) => size_of::<(u32, u32)>() * uids.ranges().count(),
+                Key::Not(key) => key.octets(),
+                Key::Any(keys) | Key::All(keys) => keys.iter().map(Key::octets).sum(),
+                _ => 0,
+            }
+    }
 }
 
 /// A header field name and a string that one such field must contain.
@@ -87,8 +104,16 @@ pub(super) struct Query {
     /// Keywords that keys name, and their index in the mailbox's table; no message has one that is
     /// not there.
     pub keywords: Vec<(String, Option<usize>)>,
+    /// Sets of UIDs that have a `*`, and the UIDs that they mean while the last one is the same.
+    pub open: Vec<(SequenceSet, Ranges)>,
+    /// Seconds before now.
+    pub ages: Vec<u64>,
+    /// Seconds since 1970-01-01.
+    pub now: i64,
     /// A key asks for it.
     pub recent: bool,
+    /// A key asks for what can change of a message.
+    pub varies: bool,
     /// A MODSEQ key was used: the response has the highest mod-sequence (RFC 7162 3.1.5).
     pub mod_seq: bool,
     /// Most keys that a test evaluates.
@@ -143,6 +168,23 @@ impl Query {
         }
     }
 
+    /// The last UID of the mailbox is another one.
+    pub(super) fn set_last_uid(&mut self, last: u32) {
+        self.open.iter_mut().for_each(|(set, uids)| *uids = set.resolve(last));
+    }
+
+    /// What it keeps in memory, about.
+    pub(super) fn octets(&self) -> usize {
+        /// A [`Needle`] prepares its search.
+        const NEEDLE: usize = 512;
+        const RANGE: usize = size_of::<(u32, u32)>();
+        let texts = self.headers.iter().map(|key| key.name.len() + key.needle.size());
+        let texts = texts.chain(self.needles.iter().map(|(_, needle)| needle.size()));
+        let open = self.open.iter().map(|(_, uids)| 2 * RANGE * (1 + uids.ranges().count()));
+        let parts = texts.map(|size| size + NEEDLE).chain(open);
+        self.key.octets() + parts.sum::<usize>()
+    }
+
     /// `is_recent`: for the session that asks.
     pub(super) fn test(
         &self,
@@ -179,8 +221,10 @@ impl Subject<'_> {
                 date_matches(*test, day_of(message.internal_date), *day).into()
             }
             Key::SaveDate(test, day) => date_matches(*test, day_of(message.save_date), *day).into(),
-            Key::Age(test, target) => {
-                age_matches(*test, message.internal_date.unix_seconds(), *target).into()
+            Key::Age(test, age) => {
+                let age = self.query.ages.get(*age).copied().unwrap_or_default();
+                let target = self.query.now.saturating_sub_unsigned(age);
+                age_matches(*test, message.internal_date.unix_seconds(), target).into()
             }
             Key::SentDate(test, day) => match self.known.sent_day {
                 Some(sent) => sent.is_some_and(|sent| date_matches(*test, sent, *day)).into(),
@@ -189,6 +233,9 @@ impl Subject<'_> {
             Key::Larger(size) => (message.body.size > *size).into(),
             Key::Smaller(size) => (message.body.size < *size).into(),
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
+            Key::OpenUid(set) => {
+                self.query.open.get(*set).is_some_and(|(_, it)| it.contains(message.uid.0)).into()
+            }
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
             Key::Body(lsn) => (message.body.lsn == *lsn).into(),
             Key::Thread(root) => match self.known.thread {
@@ -261,5 +308,7 @@ mod tests {
             assert_eq!(age_matches(AgeTest::Older, date, 900), older, "{date}");
             assert_eq!(age_matches(AgeTest::Younger, date, 900), younger, "{date}");
         }
+        // The interval is longer than time goes back: everything is younger.
+        assert!(1_000_i64.saturating_sub_unsigned(u64::MAX) < i64::MIN + 2_000);
     }
 }

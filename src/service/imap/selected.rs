@@ -10,12 +10,13 @@
 //! * `told` is `numbering` or newer. It is newer only while an EXPUNGE may not be sent (RFC 3501
 //!   7.4.1, 5.5): flags are taken from it, numbers never.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use futures_lite::future::or;
 
 use super::{
     accounts::{Home, Reach, Seen, SeenBook, View},
+    context::Contexts,
     reply::Failure,
 };
 use crate::{
@@ -54,7 +55,9 @@ pub(super) struct Selected {
     /// `$` (RFC 5182 2.1): first and last UID of runs of messages that were neighbours. Messages
     /// only go, and new ones get higher UIDs: so a run never covers a message that was not found,
     /// and forgets those that are expunged by itself.
-    saved: Ranges,
+    saved: Rc<Ranges>,
+    /// Results whose changes the client is told.
+    pub contexts: Contexts,
 }
 
 impl Selected {
@@ -82,7 +85,8 @@ impl Selected {
             told: snapshot,
             expunge_pending: false,
             recent: Vec::new(),
-            saved: Ranges::default(),
+            saved: Rc::default(),
+            contexts: Contexts::default(),
         };
         // Without a claim, messages unclaimed now and later are recent for this session.
         let end = match selected.claims_recent {
@@ -160,34 +164,34 @@ impl Selected {
     }
 
     /// The UIDs of the messages in `set`, which may cover UIDs that no message has.
-    pub(super) fn uid_ranges(&self, uid: bool, set: &SequenceSet) -> Ranges {
+    pub(super) fn uid_ranges(&self, uid: bool, set: &SequenceSet) -> Rc<Ranges> {
         if set.is_saved_result() {
             return self.saved.clone();
         }
         if uid {
-            return self.named_uids(set);
+            return Rc::new(set.resolve(self.last_uid()));
         }
         let uid = |number: u32| Some(self.numbering.get(number as usize - 1)?.uid.0);
         let ranges = set.resolve(self.numbering.len() as u32);
-        Ranges::of_ascending(
+        Rc::new(Ranges::of_ascending(
             ranges.ranges().filter_map(|(first, last)| Some((uid(first)?, uid(last)?))),
-        )
+        ))
     }
 
-    /// A set of UIDs; `*` is the highest that the client knows of.
-    fn named_uids(&self, set: &SequenceSet) -> Ranges {
+    /// `*` among UIDs: the highest that the client knows of, 0 if there is none.
+    pub(super) fn last_uid(&self) -> u32 {
         let last = self.numbering.len().checked_sub(1).and_then(|last| self.numbering.get(last));
-        set.resolve(last.map_or(0, |message| message.uid.0))
+        last.map_or(0, |message| message.uid.0)
     }
 
     /// Keeps a result for `$`: indexes of messages, ascending. False if it has too many parts; then
     /// `$` is empty (RFC 5182 2.5).
     pub(super) fn save(&mut self, indexes: impl IntoIterator<Item = usize>) -> bool {
-        self.saved = Ranges::default();
+        self.saved = Rc::default();
         let Some(runs) = runs_of(indexes) else { return false };
         let uid = |index: usize| Some(self.numbering.get(index)?.uid.0);
         let runs = runs.into_iter().filter_map(|(first, last)| Some((uid(first)?, uid(last)?)));
-        self.saved = Ranges::of_ascending(runs);
+        self.saved = Rc::new(Ranges::of_ascending(runs));
         true
     }
 
@@ -224,8 +228,10 @@ impl Selected {
         self.expunge_pending = true;
     }
 
-    /// The client was told everything up to `newer`.
-    pub(super) fn advance(&mut self, newer: Snapshot, seen: Seen) {
+    /// The client was told everything up to `newer`, so that the messages that were at `gone` have
+    /// no number any more.
+    pub(super) fn advance(&mut self, newer: Snapshot, seen: Seen, gone: &[usize]) {
+        self.contexts.renumber(gone, newer.len());
         self.numbering = newer.clone();
         (self.told, self.seen) = (newer, seen);
         self.expunge_pending = false;

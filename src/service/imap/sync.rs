@@ -1,5 +1,5 @@
 //! Tells the client what changed in its mailbox: EXPUNGE or VANISHED, EXISTS, RECENT, FLAGS, FETCH
-//! (RFC 3501 5.2, 7.3, 7.4; RFC 7162 3.2.10).
+//! (RFC 3501 5.2, 7.3, 7.4; RFC 7162 3.2.10), and what that changes of its search results.
 //!
 //! Called by the conversation after each command, and by IDLE at once; nothing else advances
 //! [`super::selected::Selected`]. STORE and implicit `\Seen` call it too, with their own change
@@ -11,6 +11,7 @@ use super::{
     reply::{Done, Failure, Leave, Reply},
     selected::Selected,
     state::Session,
+    updates::News,
 };
 use crate::{
     model::{FlagEdit, FlagMask, KEYWORDS_PER_MAILBOX_MAX, Uid},
@@ -92,11 +93,11 @@ impl Session {
         folder::check_readable(self)?;
         let seen = selected.seen_news();
         let is_known = newer.is_same(selected.told()) && seen.is_none();
-        if is_known && !(expunges && selected.expunge_pending()) {
+        if is_known && !(expunges && selected.expunge_pending()) && !self.results_are_due() {
             return Ok(());
         }
         let seen = seen.unwrap_or_else(|| selected.seen().clone());
-        Ok(Box::pin(self.tell_news((newer, seen), expunges, uid, own)).await?)
+        Box::pin(self.tell_news((newer, seen), expunges, uid, own)).await
     }
 
     async fn tell_news(
@@ -105,9 +106,10 @@ impl Session {
         expunges: bool,
         uid: bool,
         own: Option<OwnChange<'_>>,
-    ) -> Result<(), ConnectionError> {
+    ) -> Result<(), Failure> {
         let Some(selected) = &mut self.selected else { return Ok(()) };
         let (before, before_seen) = (selected.told().clone(), selected.seen().clone());
+        let last_uid_before = selected.last_uid();
         let mut difference = before.difference(&newer);
         // Those that the client has not been told of have their flags fetched.
         let known = newer.len().saturating_sub(difference.added);
@@ -115,13 +117,23 @@ impl Session {
         difference.changed.extend(seen.filter(|index| *index < known));
         difference.changed.sort_unstable();
         difference.changed.dedup();
-        let lost = selected.expunge_pending() || !difference.expunged.is_empty();
-        if lost && !expunges {
+        let since_numbered;
+        let numbers = match selected.expunge_pending() {
+            true => {
+                since_numbered = selected.numbering().difference(&newer);
+                &since_numbered
+            }
+            false => &difference,
+        };
+        let mut added = 0;
+        self.tell_gone(&numbers.expunged).await?;
+        if numbers.expunged.is_empty() || expunges {
+            added = numbers.added;
+            self.tell_numbers((&newer, &newer_seen), numbers).await?;
+        } else if let Some(selected) = &mut self.selected {
             // Numbers stay; new messages wait until the expunges are sent, since their numbers
             // would be wrong.
             selected.advance_flags(newer.clone(), newer_seen.clone());
-        } else {
-            self.tell_numbers((&newer, &newer_seen), &difference).await?;
         }
         if difference.keywords {
             self.tell_keywords(newer.keywords());
@@ -131,9 +143,12 @@ impl Session {
         {
             tell_highest(&mut Writer::new(self.channel.connection.output()), selected);
         }
+        let (changed, keywords) = (&difference.changed[..], difference.keywords);
+        let results = News { newer: &newer, changed, added, last_uid_before, keywords };
         let (before, newer) = ((&before, &before_seen), (&newer, &newer_seen));
         let news = FlagNews { before, newer, own, uid };
-        self.tell_flags(&news, &difference.changed).await
+        self.tell_flags(&news, changed).await?;
+        self.tell_results(&results).await
     }
 
     /// Advances to `newer`: EXPUNGE from the highest number down, so that none shifts a later one,
@@ -141,20 +156,13 @@ impl Session {
     async fn tell_numbers(
         &mut self,
         (newer, seen): (&Snapshot, &Seen),
-        difference: &Difference,
+        Difference { expunged, added, .. }: &Difference,
     ) -> Result<(), ConnectionError> {
         let by_uid = self.tells_vanished();
         let Some(selected) = &mut self.selected else { return Ok(()) };
         let older = selected.numbering().clone();
-        let since_numbered;
-        let (expunged, added) = if selected.expunge_pending() {
-            since_numbered = older.difference(newer);
-            (&since_numbered.expunged, since_numbered.added)
-        } else {
-            (&difference.expunged, difference.added)
-        };
         selected.claim_recent(newer);
-        selected.advance(newer.clone(), seen.clone());
+        selected.advance(newer.clone(), seen.clone(), expunged);
         let recent = selected.recent_count(newer);
         if by_uid {
             let mut vanished = Vanished::begin(false);
@@ -171,7 +179,7 @@ impl Session {
                 self.channel.flush_if_full().await?;
             }
         }
-        if added > 0 {
+        if *added > 0 {
             self.writer().exists(newer.len() as u32);
             if !self.rev2() {
                 self.writer().recent(recent as u32);

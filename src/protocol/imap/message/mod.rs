@@ -1,8 +1,8 @@
-//! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, FETCH, STORE,
-//! COPY, MOVE, EXPUNGE, UIDBATCHES. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
 //! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, SORT, THREAD,
-//! FETCH, STORE, COPY, MOVE, EXPUNGE. All but a bare EXPUNGE have a `UID` form (RFC 3501 6.4.8).
+//! CANCELUPDATE, FETCH, STORE, COPY, MOVE, EXPUNGE, UIDBATCHES. Those that name messages by numbers
+//! have a `UID` form (RFC 3501 6.4.8).
 
+pub mod cancel_update;
 pub mod copy;
 pub mod expunge;
 pub mod fetch;

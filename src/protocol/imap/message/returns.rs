@@ -15,12 +15,14 @@ pub struct SearchReturn {
     pub save: bool,
     /// Never together with ALL (RFC 9394 3.1).
     pub partial: Option<PartialRange>,
+    /// Tell what changes of the result (RFC 5267 4.3).
+    pub update: bool,
 }
 
 impl SearchReturn {
-    /// `SAVE` alone: nothing is answered (RFC 5182 2.1).
+    /// SAVE and UPDATE alone: nothing is answered (RFC 5182 2.1, RFC 5267 4.3).
     pub fn is_silent(self) -> bool {
-        self == SearchReturn { save: true, ..SearchReturn::default() }
+        SearchReturn { save: false, update: false, ..self } == SearchReturn::default()
     }
 
     /// `RETURN (…)`, if it is next; an empty list means ALL.
@@ -55,6 +57,9 @@ impl SearchReturn {
             b"ALL" => &mut self.all,
             b"COUNT" => &mut self.count,
             b"SAVE" => &mut self.save,
+            b"UPDATE" => &mut self.update,
+            // RFC 5267 4.2: a hint that may be ignored.
+            b"CONTEXT" => return Ok(()),
             _ => return Err("unknown return option"),
         };
         *option = true;
@@ -142,5 +147,27 @@ mod tests {
         let many = format!("RETURN ({}) ", "MIN COUNT ".repeat(5_000));
         let counted = SearchReturn { min: true, count: true, ..SearchReturn::default() };
         assert_eq!(read(&many), Ok(Some(counted)));
+    }
+
+    /// RFC 5267 4.2, 4.3, 5.
+    #[test]
+    fn contexts() {
+        let read = |text: &str| {
+            let mut cursor = Cursor::new(text.as_bytes());
+            SearchReturn::read(&mut cursor).expect(text).expect(text)
+        };
+        let none = SearchReturn::default();
+        let cases = [
+            ("CONTEXT COUNT", SearchReturn { count: true, ..none }, false),
+            ("update count", SearchReturn { update: true, count: true, ..none }, false),
+            ("UPDATE", SearchReturn { update: true, ..none }, true),
+            ("SAVE UPDATE CONTEXT", SearchReturn { update: true, save: true, ..none }, true),
+            // Without the hint the list would be empty.
+            ("CONTEXT", SearchReturn { all: true, ..none }, false),
+        ];
+        for (text, expected, is_silent) in cases {
+            let returns = read(&format!("RETURN ({text}) "));
+            assert_eq!((returns, returns.is_silent()), (expected, is_silent), "{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5182, RFC 7162 3.1.5).
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5182, RFC 5267 4, RFC 7162 3.1.5).
 
 use super::{
     super::{
@@ -28,6 +28,9 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
     if search.charset.is_some() && session.names_no_charset() {
         return Err(Failure::bad("No charset is named once UTF8=ACCEPT is enabled"));
     }
+    if search.returns.is_some_and(|returns| returns.update) {
+        session.check_tag(tag)?;
+    }
     let folder = folder::selected(session, Rights::NONE).await?;
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();
@@ -46,6 +49,9 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
         Some(returns) => {
             results.save(session, returns)?;
             results.tell(session, returns);
+            if returns.update {
+                session.follow(tag, search.uid, query, &hits);
+            }
         }
     }
     Done::ok("SEARCH completed")

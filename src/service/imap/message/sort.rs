@@ -21,6 +21,9 @@ impl Handler for Sort<'_> {
 }
 
 async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
+    if command.returns.is_some_and(|returns| returns.update) {
+        session.check_tag(tag)?;
+    }
     let folder = folder::selected(session, Rights::NONE).await?;
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();
@@ -38,6 +41,9 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
         Some(returns) => {
             results.save(session, returns)?;
             results.tell(session, returns);
+            if returns.update {
+                session.refuse_updates(tag.to_owned(), "Changes of sorted results are not told");
+            }
         }
     }
     Done::ok("SORT completed")

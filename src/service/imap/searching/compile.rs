@@ -12,7 +12,7 @@ use super::super::{
 use crate::{
     model::{PartitionId, Timestamp},
     protocol::{
-        imap::{Code, ObjectId, message::search::SearchKey},
+        imap::{Code, ObjectId, Ranges, SequenceSet, message::search::SearchKey},
         mime::{EnvelopeField, Needle, Scope, encoding_of},
     },
 };
@@ -37,20 +37,25 @@ pub(in crate::service::imap) fn compile(
         charset,
         selected,
         partition: selected.home.partition(),
-        now,
         headers: Vec::new(),
         needles: Vec::new(),
         keywords: Vec::new(),
+        open: Vec::new(),
+        ages: Vec::new(),
         recent: false,
+        varies: false,
         mod_seq: false,
         keys: 0,
     };
     let key = compiler.key(key);
-    let Compiler { headers, needles, keywords, recent, mod_seq, keys, .. } = compiler;
+    let Compiler { headers, needles, keywords, open, ages, recent, varies, mod_seq, keys, .. } =
+        compiler;
     if headers.len() + needles.len() > STRINGS_MAX {
         return Err(Failure::no(Code::Limit, "Too many strings to search for"));
     }
-    let mut query = Query { key, headers, needles, keywords, recent, mod_seq, keys };
+    let now = now.unix_seconds();
+    let mut query =
+        Query { key, headers, needles, keywords, open, ages, now, recent, varies, mod_seq, keys };
     query.find_keywords(selected.told().keywords());
     Ok(query)
 }
@@ -73,11 +78,13 @@ struct Compiler<'a> {
     selected: &'a Selected,
     /// Where the messages are kept.
     partition: PartitionId,
-    now: Timestamp,
     headers: Vec<HeaderKey>,
     needles: Vec<(Scope, Needle)>,
     keywords: Vec<(String, Option<usize>)>,
+    open: Vec<(SequenceSet, Ranges)>,
+    ages: Vec<u64>,
     recent: bool,
+    varies: bool,
     mod_seq: bool,
     keys: usize,
 }
@@ -87,8 +94,14 @@ impl Compiler<'_> {
         self.keys += 1;
         match key {
             SearchKey::All => Key::Constant(true),
-            SearchKey::Set(flags) => Key::Set(*flags),
-            SearchKey::Unset(flags) => Key::Unset(*flags),
+            SearchKey::Set(flags) => {
+                self.varies = true;
+                Key::Set(*flags)
+            }
+            SearchKey::Unset(flags) => {
+                self.varies = true;
+                Key::Unset(*flags)
+            }
             SearchKey::Recent => {
                 self.recent = true;
                 Key::Recent
@@ -105,14 +118,21 @@ impl Compiler<'_> {
             SearchKey::Text(text) => self.text(Scope::Text, text),
             SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
             SearchKey::SaveDate(test, day) => Key::SaveDate(*test, *day),
-            SearchKey::Age(test, interval) => Key::Age(*test, before(self.now, *interval)),
+            SearchKey::Age(test, interval) => {
+                self.ages.push(*interval);
+                Key::Age(*test, self.ages.len() - 1)
+            }
             SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
             SearchKey::Larger(size) => Key::Larger(*size),
             SearchKey::Smaller(size) => Key::Smaller(*size),
+            SearchKey::Uid(set) if set.has_star() => {
+                self.open.push((set.clone(), Ranges::clone(&self.selected.uid_ranges(true, set))));
+                Key::OpenUid(self.open.len() - 1)
+            }
             SearchKey::Sequence(set) => Key::Uid(self.selected.uid_ranges(false, set)),
             SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(true, set)),
             SearchKey::ModSeq(mod_seq) => {
-                self.mod_seq = true;
+                (self.mod_seq, self.varies) = (true, true);
                 Key::ModSeq(*mod_seq)
             }
             SearchKey::EmailId(Some(ObjectId::Email(partition, lsn)))
@@ -129,6 +149,7 @@ impl Compiler<'_> {
     }
 
     fn keyword(&mut self, name: &str) -> Key {
+        self.varies = true;
         self.keywords.push((name.to_owned(), None));
         Key::Keyword(self.keywords.len() - 1)
     }
@@ -145,22 +166,5 @@ impl Compiler<'_> {
 
     fn needle(&self, text: &[u8]) -> Needle {
         Needle::new(&self.charset.decode_without_bom_handling(text).0)
-    }
-}
-
-/// Seconds since 1970-01-01, `interval` seconds before `now`.
-fn before(now: Timestamp, interval: u64) -> i64 {
-    now.unix_seconds().saturating_sub_unsigned(interval)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_go_back() {
-        assert_eq!(before(Timestamp::from_unix_seconds(1_000), 100), 900);
-        // The interval is longer than time goes back: everything is younger.
-        assert!(before(Timestamp::from_unix_seconds(1_000), u64::MAX) < i64::MIN + 2_000);
     }
 }

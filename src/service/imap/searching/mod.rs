@@ -10,5 +10,5 @@ mod threads;
 
 pub(super) use compile::compile;
 pub(super) use order::sort;
-pub(super) use scan::{Hit, scan};
+pub(super) use scan::{Hit, scan, scan_among};
 pub(super) use threads::thread;

@@ -49,10 +49,22 @@ pub(in crate::service::imap) async fn scan(
     reading: &Reading,
     executor: &dyn Executor,
 ) -> Result<Vec<Hit>, Failure> {
+    let all = 0..selected.numbering().len();
+    scan_among(all, query, selected, reading, executor).await
+}
+
+/// The same of those at `indexes`, which ascend.
+pub(in crate::service::imap) async fn scan_among(
+    indexes: impl IntoIterator<Item = usize>,
+    query: &Query,
+    selected: &Selected,
+    reading: &Reading,
+    executor: &dyn Executor,
+) -> Result<Vec<Hit>, Failure> {
     let mut hits = Vec::new();
     let mut keys = 0;
     let mut test = Test::new(query, reading, executor);
-    for index in 0..selected.numbering().len() {
+    for index in indexes {
         keys += query.keys;
         if keys >= KEYS_PER_TURN {
             keys = 0;

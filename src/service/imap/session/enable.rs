@@ -18,9 +18,11 @@ impl Handler for Enable {
         }
         if extensions.contains(Capability::UidOnly) {
             session.enable_uid_only();
+            session.end_contexts(|context| !context.uid, "Messages have no numbers any more");
         }
         if extensions.contains(Capability::Imap4Rev2) {
             session.enable_rev2();
+            session.end_contexts(|context| context.query.recent, "No message is recent any more");
         }
         if extensions.contains(Capability::Utf8Accept) {
             session.enable_utf8();

@@ -46,10 +46,11 @@ impl Handler for Idle {
     }
 }
 
-/// Sends the output, then waits until the client sends something, the mailbox changes, accounts or
-/// groups do, or the deadline passes (RFC 2177 3 lets the server log out a client that idles too
-/// long).
+/// Sends the output, then waits until the client sends something, the mailbox changes or results
+/// may have, accounts or groups do, or the deadline passes (RFC 2177 3 lets the server log out a
+/// client that idles too long).
 async fn wait(session: &mut Session, accounts: &mut Listener<u64>) -> Result<(), ConnectionError> {
+    let aged = session.results_aged();
     let Session { channel, selected, .. } = session;
     let reload = async {
         match accounts.news().await {
@@ -60,6 +61,9 @@ async fn wait(session: &mut Session, accounts: &mut Listener<u64>) -> Result<(),
     };
     match selected {
         None => channel.listen_or(reload).await,
-        Some(selected) => channel.listen_or(future::or(selected.changed(), reload)).await,
+        Some(selected) => {
+            let changed = future::or(selected.changed(), aged);
+            channel.listen_or(future::or(changed, reload)).await
+        }
     }
 }

@@ -1,0 +1,316 @@
+//! Tells the client how the results of its searches change: ADDTO and REMOVEFROM (RFC 5267 4.3).
+//!
+//! Called by [`super::sync`] with what it tells of the mailbox: so the client hears of a result
+//! when it hears of the cause, and nothing is looked at but what changed.
+
+use std::time::Duration;
+
+use futures_lite::future;
+
+use super::{
+    context::{Context, Members},
+    folder,
+    query::Query,
+    reply::Failure,
+    searching::{Hit, scan_among},
+    state::Session,
+};
+use crate::{
+    model::{Rights, Uid},
+    protocol::imap::{Code, ResultChange, Status},
+    runtime::connection::ConnectionError,
+    store::Snapshot,
+};
+
+/// Most messages that one response names.
+const NUMBERS_PER_RESPONSE: usize = 4_096;
+
+/// How often results are looked at that change with time (RFC 5032 2).
+const AGES_EVERY: Duration = Duration::from_secs(60);
+
+/// What sync has just told.
+pub(super) struct News<'a> {
+    pub newer: &'a Snapshot,
+    /// Indexes in `newer` of messages of which something changed.
+    pub changed: &'a [usize],
+    /// Messages that have a number now, the last ones.
+    pub added: usize,
+    /// As the client knew the mailbox before.
+    pub last_uid_before: u32,
+    /// There are new keywords.
+    pub keywords: bool,
+}
+
+/// Messages of a result that follow each other in it.
+struct Place {
+    /// Where the first one is, from 1; 0 in the order of the mailbox.
+    position: u32,
+    numbers: Vec<u32>,
+}
+
+impl Session {
+    /// Whether the result of a new command with this tag would be taken for that of another one
+    /// (RFC 5267 4.3).
+    pub(super) fn check_tag(&self, tag: &str) -> Result<(), Failure> {
+        match self.selected()?.contexts.has(tag) {
+            true => Err(Failure::bad("The tag is that of a search whose changes are told")),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells changes of what a command found from now on, or that this is too much.
+    pub(super) fn follow(&mut self, tag: &str, uid: bool, query: Query, hits: &[Hit]) {
+        let Some(selected) = &mut self.selected else { return };
+        let found = hits.iter().map(|hit| hit.index);
+        let members = Members::of(selected.numbering().len(), found);
+        let context = Context::new(tag, uid, query, members);
+        if let Err(why) = selected.contexts.add(context) {
+            self.refuse_updates(tag.to_owned(), why);
+        }
+    }
+
+    /// No further changes are told of those results.
+    pub(super) fn end_contexts(&mut self, ended: impl Fn(&Context) -> bool, why: &'static str) {
+        let mut at = 0;
+        while let Some(context) = self.selected.as_ref().and_then(|it| it.contexts.get(at)) {
+            match ended(context) {
+                true => self.end_context(at, why),
+                false => at += 1,
+            }
+        }
+    }
+
+    fn end_context(&mut self, at: usize, why: &'static str) {
+        let ended = self.selected.as_mut().and_then(|it| it.contexts.remove(at));
+        if let Some(context) = ended {
+            self.refuse_updates(context.tag, why);
+        }
+    }
+
+    pub(super) fn refuse_updates(&mut self, tag: String, why: &'static str) {
+        self.writer().untagged(Status::No, Some(Code::NoUpdate(tag)), why);
+    }
+
+    /// Whether a result has to be looked at because time has passed.
+    pub(super) fn results_are_due(&self) -> bool {
+        let now = self.channel.shard.executor.now().unix_seconds();
+        self.contexts().any(|context| is_due(context, now))
+    }
+
+    /// Resolves when results may have changed because time has passed.
+    pub(super) fn results_aged(&self) -> impl Future<Output = ()> + use<> {
+        let executor = self.channel.shard.executor.clone();
+        let changes_with_time = self.contexts().any(|context| !context.query.ages.is_empty());
+        async move {
+            match changes_with_time {
+                true => executor.sleep(AGES_EVERY).await,
+                false => future::pending().await,
+            }
+        }
+    }
+
+    fn contexts(&self) -> impl Iterator<Item = &Context> {
+        self.selected.iter().flat_map(|selected| selected.contexts.iter())
+    }
+
+    /// REMOVEFROM for messages that are gone, before the client is told so (RFC 5267 4.3.4): their
+    /// indexes in its numbering.
+    pub(super) async fn tell_gone(&mut self, gone: &[usize]) -> Result<(), ConnectionError> {
+        let count = self.contexts().count();
+        for at in 0..count {
+            let Some(context) = self.contexts().nth(at) else { break };
+            let left: Vec<usize> =
+                gone.iter().copied().filter(|it| context.contains(*it)).collect();
+            self.leave(at, &left).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks again at what was changed and added.
+    pub(super) async fn tell_results(&mut self, news: &News<'_>) -> Result<(), Failure> {
+        let now = self.channel.shard.executor.now().unix_seconds();
+        let Some(selected) = self.selected.as_ref().filter(|it| !it.contexts.is_empty()) else {
+            return Ok(());
+        };
+        let numbering = selected.numbering().clone();
+        let number = |&index| numbering.index_of(news.newer.get(index)?.uid);
+        let changed: Vec<usize> = news.changed.iter().filter_map(number).collect();
+        let added = numbering.len().saturating_sub(news.added)..numbering.len();
+        let mut at = 0;
+        while let Some(selected) = &mut self.selected
+            && let Some(context) = selected.contexts.get_mut(at)
+        {
+            let query = &mut context.query;
+            if news.keywords {
+                query.find_keywords(news.newer.keywords());
+            }
+            let mut candidates = if query.varies { changed.clone() } else { Vec::new() };
+            candidates.extend(added.clone());
+            let last = numbering.len().checked_sub(1).and_then(|last| numbering.get(last));
+            let last_uid = last.map_or(0, |message| message.uid.0);
+            if !query.open.is_empty() && last_uid != news.last_uid_before {
+                query.set_last_uid(last_uid);
+                candidates.extend(numbering.index_of(Uid(news.last_uid_before)));
+                candidates.extend(numbering.len().checked_sub(1));
+            }
+            if is_due(context, now) {
+                let windows = windows(&context.query.ages, context.query.now, now);
+                context.query.now = now;
+                self.aged(&numbering, &windows, &mut candidates).await;
+            }
+            candidates.sort_unstable();
+            candidates.dedup();
+            match self.look_again(at, candidates).await {
+                Ok(()) => at += 1,
+                Err(failure @ Failure::Leave(_)) => return Err(failure),
+                Err(_) => self.end_context(at, "The messages cannot be searched now"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages whose internal date is in one of `windows`.
+    async fn aged(&self, numbering: &Snapshot, windows: &[(i64, i64)], aged: &mut Vec<usize>) {
+        for (index, message) in numbering.iter_from(0).enumerate() {
+            let date = message.internal_date.unix_seconds();
+            let after = windows.partition_point(|(first, _)| *first <= date);
+            let window = after.checked_sub(1).and_then(|at| windows.get(at));
+            if window.is_some_and(|(_, last)| date <= *last) {
+                aged.push(index);
+            }
+            self.turn_of_scan(index).await;
+        }
+    }
+
+    /// Which of `candidates` are in the result by now.
+    async fn look_again(&mut self, at: usize, mut candidates: Vec<usize>) -> Result<(), Failure> {
+        let selected = self.selected()?;
+        if selected.expunge_pending() {
+            // REMOVEFROM was told of those that are gone.
+            let is_there = |index: &usize| {
+                let numbered = selected.numbering().get(*index);
+                numbered.is_some_and(|message| selected.told().index_of(message.uid).is_some())
+            };
+            candidates.retain(is_there);
+        }
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let folder = folder::selected(self, Rights::NONE).await?;
+        let (selected, reading) = (self.selected()?, folder.reading());
+        let executor = self.channel.shard.executor.clone();
+        let Some(context) = selected.contexts.get(at) else { return Ok(()) };
+        let among = candidates.iter().copied();
+        let hits = scan_among(among, &context.query, selected, &reading, &*executor).await?;
+        let is_hit = |index| hits.binary_search_by_key(&index, |hit| hit.index).is_ok();
+        let was_in = |index| context.contains(index);
+        let left: Vec<usize> =
+            candidates.iter().copied().filter(|&it| was_in(it) && !is_hit(it)).collect();
+        let joined: Vec<Hit> = hits.iter().copied().filter(|hit| !was_in(hit.index)).collect();
+        self.leave(at, &left).await?;
+        self.join(at, &joined).await
+    }
+
+    /// The messages at `left`, which ascend, are not in the result any more.
+    async fn leave(&mut self, at: usize, left: &[usize]) -> Result<(), ConnectionError> {
+        let Some(selected) = self.selected.as_mut().filter(|_| !left.is_empty()) else {
+            return Ok(());
+        };
+        let numbering = selected.numbering().clone();
+        let Some(context) = selected.contexts.get_mut(at) else { return Ok(()) };
+        context.set(left, false);
+        let numbers = left.iter().filter_map(|&index| number(&numbering, index, context.uid));
+        let places = [Place { position: 0, numbers: numbers.collect() }];
+        self.tell_places(at, ResultChange::Removed, &places).await
+    }
+
+    /// Those messages are in it now.
+    async fn join(&mut self, at: usize, joined: &[Hit]) -> Result<(), Failure> {
+        let Some(selected) = self.selected.as_mut().filter(|_| !joined.is_empty()) else {
+            return Ok(());
+        };
+        let Some(context) = selected.contexts.get_mut(at) else { return Ok(()) };
+        let indexes: Vec<usize> = joined.iter().map(|hit| hit.index).collect();
+        context.set(&indexes, true);
+        let numbers = joined.iter().map(|hit| hit.number(context.uid));
+        let places = [Place { position: 0, numbers: numbers.collect() }];
+        Ok(self.tell_places(at, ResultChange::Added, &places).await?)
+    }
+
+    /// In as many responses as it takes.
+    async fn tell_places(
+        &mut self,
+        at: usize,
+        change: ResultChange,
+        places: &[Place],
+    ) -> Result<(), ConnectionError> {
+        let Some(context) = self.contexts().nth(at) else { return Ok(()) };
+        let (tag, uid) = (context.tag.clone(), context.uid);
+        let mut count = 0;
+        let mut pieces: Vec<(u32, &[u32])> = Vec::new();
+        for Place { position, numbers } in places {
+            let mut position = *position;
+            for piece in numbers.chunks(NUMBERS_PER_RESPONSE) {
+                if count + piece.len() > NUMBERS_PER_RESPONSE {
+                    self.writer().result_change(&tag, uid, change, &pieces);
+                    self.channel.flush_if_full().await?;
+                    count = 0;
+                    pieces.clear();
+                }
+                pieces.push((position, piece));
+                count += piece.len();
+                // What follows a removed piece has moved to its place.
+                if position > 0 && change == ResultChange::Added {
+                    position += piece.len() as u32;
+                }
+            }
+        }
+        if !pieces.is_empty() {
+            self.writer().result_change(&tag, uid, change, &pieces);
+        }
+        self.channel.flush_if_full().await
+    }
+}
+
+/// As the result names the message at `index`.
+fn number(numbering: &Snapshot, index: usize, uid: bool) -> Option<u32> {
+    match uid {
+        true => numbering.get(index).map(|message| message.uid.0),
+        false => Some(index as u32 + 1),
+    }
+}
+
+fn is_due(context: &Context, now: i64) -> bool {
+    let since = now.abs_diff(context.query.now);
+    !context.query.ages.is_empty() && since >= AGES_EVERY.as_secs()
+}
+
+/// From when to when messages were received that have come of one of the `ages` between two
+/// moments: ascending, and none overlaps the next.
+fn windows(ages: &[u64], before: i64, now: i64) -> Vec<(i64, i64)> {
+    let (first, last) = (before.min(now), before.max(now));
+    let window = |&age| (first.saturating_sub_unsigned(age), last.saturating_sub_unsigned(age));
+    let mut windows: Vec<(i64, i64)> = ages.iter().map(window).collect();
+    windows.sort_unstable();
+    windows.dedup_by(|next, kept| {
+        let overlaps = next.0 <= kept.1;
+        if overlaps {
+            kept.1 = kept.1.max(next.1);
+        }
+        overlaps
+    });
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_messages_come_of_age() {
+        assert_eq!(windows(&[10, 500, 70], 1_000, 1_060), [(500, 560), (930, 1_050)]);
+        // A clock that was put back.
+        assert_eq!(windows(&[10], 1_060, 1_000), [(990, 1_050)]);
+        assert_eq!(windows(&[u64::MAX], 0, 60).len(), 1);
+    }
+}
