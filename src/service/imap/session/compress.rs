@@ -11,7 +11,9 @@ impl Handler for Compress {
     /// The tagged OK is the last that is not compressed.
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         if session.channel.connection.is_deflated() {
-            return Err(Failure::no(Code::CompressionActive, "DEFLATE is active already"));
+            // RFC 4978 3: BAD, while NO is for compression by another layer.
+            let (code, text) = (Some(Code::CompressionActive), "DEFLATE is active already".into());
+            return Err(Failure::Bad { code, text });
         }
         session.writer().tagged(tag, Status::Ok, None, "DEFLATE active");
         session.channel.start_deflate().await.map_err(|_| Failure::Leave(Leave::Lost))?;
