@@ -433,7 +433,7 @@ fn the_switch_is_turned_while_the_mailbox_is_selected() {
         case.switch("box", false);
         let told = case.user.read_to("* 3 FETCH");
         assert!(told.contains("* OK [HIGHESTMODSEQ "), "{told}");
-        assert!(told.contains("* 1 FETCH (FLAGS (\\Seen"), "{told}");
+        assert!(told.contains("* 1 FETCH (UID 1 FLAGS (\\Seen"), "{told}");
         case.user.say("DONE\r\n");
         case.user.read_to("i OK");
         assert_eq!(found(&mut case.user, "SEEN"), "1");

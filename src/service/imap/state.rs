@@ -281,9 +281,17 @@ impl Session {
         self.enabled.contains(Capability::UidOnly)
     }
 
-    /// Expunges are told by VANISHED and not by EXPUNGE (RFC 7162 3.2.10, RFC 9586 3.4).
+    /// Expunges are told by VANISHED and not by EXPUNGE: RFC 7162 3.2.10, but not of a mailbox that
+    /// has no mod-sequences; RFC 9586 3.4.
     pub(super) fn tells_vanished(&self) -> bool {
-        self.qresync() || self.uid_only()
+        let has_mod_seqs = self.selected.as_ref().is_none_or(Selected::has_mod_seqs);
+        self.uid_only() || self.qresync() && has_mod_seqs
+    }
+
+    /// Whether each FETCH response about a change has the UID: RFC 7162 3.2.4, also in mailboxes
+    /// without mod-sequences.
+    pub(super) fn changes_have_uids(&self) -> bool {
+        self.enabled.contains(Capability::CondStore)
     }
 
     /// How FETCH responses name messages, if `uid` is not asked for by the client: RFC 7162 3.2.4
@@ -291,7 +299,7 @@ impl Session {
     pub(super) fn naming(&self, uid: bool) -> Naming {
         match self.uid_only() {
             true => Naming::Uid,
-            false if uid || self.qresync() || self.rev2() => Naming::Both,
+            false if uid || self.changes_have_uids() || self.rev2() => Naming::Both,
             false => Naming::Number,
         }
     }

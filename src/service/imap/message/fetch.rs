@@ -194,9 +194,14 @@ struct Answer<'a> {
 impl Answer<'_> {
     async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
         let (condstore, uid_only) = (session.condstore(), session.uid_only());
+        // RFC 7162 3.2.4: it tells of a change, too.
+        let adds_uid = self.tell_flags
+            && session.changes_have_uids()
+            && !fetch.items.contains(&FetchItem::Uid);
         let out = session.channel.connection.output();
         let naming = match uid_only {
             true => Naming::Uid,
+            false if adds_uid => Naming::Both,
             false => Naming::Number,
         };
         let mut response = FetchResponse::about(out, naming, self.number, self.message.uid);

@@ -72,16 +72,18 @@ struct Stored {
 impl Stored {
     async fn answer(&self, session: &mut Session, outcome: &FlagOutcome) -> Reply {
         tell(session, self, outcome).await?;
-        // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
-        // some are gone.
-        if self.expunged && !self.uid {
-            return Err(Failure::no(Code::ExpungeIssued, "Some messages were expunged"));
-        }
-        if outcome.modified.is_empty() {
-            return Done::ok("STORE completed");
-        }
         let refused = refused_numbers(session, self.uid, &outcome.modified)?;
-        Ok(Done::Ok { code: Some(Code::Modified(refused)), text: "Some messages were modified" })
+        let modified = (!refused.is_empty()).then_some(Code::Modified(refused));
+        // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
+        // some are gone. RFC 7162 3.1.3: MODIFIED is always told, with a NO, too.
+        if self.expunged && !self.uid {
+            let code = modified.unwrap_or(Code::ExpungeIssued);
+            return Err(Failure::no(code, "Some messages were expunged"));
+        }
+        match modified {
+            None => Done::ok("STORE completed"),
+            Some(code) => Done::with_code(code, "Some messages were modified"),
+        }
     }
 }
 
