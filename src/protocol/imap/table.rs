@@ -114,7 +114,8 @@ pub enum Updates {
 enum Tells {
     Nothing,
     All,
-    /// Everything after the `UID` form; after the form with sequence numbers all but EXPUNGE.
+    /// Everything after a `UID` form without message numbers; otherwise all but EXPUNGE. RFC 7162
+    /// 3.2.10.2: `UID SEARCH 1:3` is not interrupted by it either.
     ByNumbers,
 }
 
@@ -328,7 +329,7 @@ impl CommandBody<'_> {
         let uid = self.uid();
         match self.row().tells {
             Tells::Nothing => Updates::None,
-            Tells::ByNumbers if !uid => Updates::Flags { uid },
+            Tells::ByNumbers if self.uses_numbers() => Updates::Flags { uid },
             Tells::All | Tells::ByNumbers => Updates::All { uid },
         }
     }
@@ -393,6 +394,7 @@ mod tests {
             ("SEARCH ALL", true),
             ("UID SEARCH UID 1", false),
             ("UID SEARCH OR SEEN NOT (UID 1 2)", true),
+            ("UID SEARCH $ SMALLER 4096", false),
             ("SELECT x (QRESYNC (1 1 1:9))", false),
             ("EXAMINE x (QRESYNC (1 1 1:9 (1 2)))", true),
         ];
@@ -412,6 +414,9 @@ mod tests {
             ("a UID FETCH 1 FLAGS\r\n", Updates::All { uid: true }),
             ("a STORE 1 FLAGS x\r\n", Updates::Flags { uid: false }),
             ("a UID SEARCH ALL\r\n", Updates::All { uid: true }),
+            ("a UID SEARCH NOT 1:3\r\n", Updates::Flags { uid: true }),
+            ("a UID SORT (DATE) UTF-8 2\r\n", Updates::Flags { uid: true }),
+            ("a UID THREAD REFS UTF-8 UID 2\r\n", Updates::All { uid: true }),
             ("a EXPUNGE\r\n", Updates::All { uid: false }),
             ("a UID EXPUNGE 1\r\n", Updates::All { uid: true }),
             ("a UID MOVE 1 x\r\n", Updates::All { uid: true }),

@@ -108,9 +108,13 @@ fn resync(cursor: &mut Cursor<'_>) -> Parsed<Resync> {
     Ok(resync)
 }
 
+/// What the client knows: neither `*` nor `$`, which is of the mailbox that it leaves.
 fn set_without_star(cursor: &mut Cursor<'_>) -> Parsed<SequenceSet> {
     let set = cursor.sequence_set()?;
-    if set.has_star() { Err("this set must not contain *") } else { Ok(set) }
+    match set.has_star() || set.is_saved_result() {
+        true => Err("this set must not contain * or $"),
+        false => Ok(set),
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +162,8 @@ mod tests {
             "QRESYNC (1 9223372036854775808)",
             "QRESYNC (1 1 1:*)",
             "QRESYNC (1 1 *)",
+            "QRESYNC (1 1 $)",
+            "QRESYNC (1 1 1:2 ($ $))",
             "QRESYNC (1 1 1:2 (1,2 3))",
             "QRESYNC (1 1 1:2 (1 *))",
             "QRESYNC (1 1 1:2 (1 1) 2)",

@@ -93,10 +93,11 @@ pub enum SearchKey<'a> {
 }
 
 impl SearchKey<'_> {
-    /// Whether it names messages by their numbers. It is as deep as the parser allows.
+    /// Whether it names messages by their numbers; `$` does not (RFC 5182 2.2). It is as deep as
+    /// the parser allows.
     pub(in crate::protocol::imap) fn has_numbers(&self) -> bool {
         match self {
-            SearchKey::Sequence(_) => true,
+            SearchKey::Sequence(set) => !set.is_saved_result(),
             SearchKey::Not(key) => key.has_numbers(),
             SearchKey::Or(keys) => keys.0.has_numbers() || keys.1.has_numbers(),
             SearchKey::And(keys) => keys.iter().any(SearchKey::has_numbers),

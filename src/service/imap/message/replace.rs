@@ -3,7 +3,7 @@
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Failure, Reply},
+    reply::{Failure, Reply},
     state::Session,
     upload,
 };
@@ -25,7 +25,8 @@ impl Handler for Replace<'_> {
         // RFC 8508 3.3: before the EXPUNGE, so that a client never sees the message nowhere.
         let code = Code::AppendUid(stored.uid_validity, vec![stored.uid]);
         session.writer().untagged(Status::Ok, Some(code), "Replacement message stored");
-        Done::ok("REPLACE completed")
+        // RFC 8508 4.5: as after UID EXPUNGE.
+        session.expunged(self.uid, "REPLACE completed").await
     }
 }
 
