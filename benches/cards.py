@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""One mailbox listed and searched from its message cards, beside Dovecot (mdbox, tuned): FETCH 1:* ENVELOPE and
-BODYSTRUCTURE, SEARCH by FROM, TO, CC, SUBJECT and SENTSINCE, each warm and with the page cache dropped.
+"""One mailbox listed, sorted and searched from its message cards, beside Dovecot (mdbox, tuned): FETCH 1:* FLAGS,
+ENVELOPE, BODYSTRUCTURE, PREVIEW and bodies, SORT by DATE and SUBJECT, THREAD REFERENCES, SEARCH by FROM, TO, CC,
+SUBJECT and SENTSINCE, each warm and with the page cache dropped.
 
     cargo build --release && benches/cards.py [--messages 10000] [--rounds 5] [--alone]
 
@@ -35,8 +36,14 @@ DAY = 86_400
 NEW_YEAR = 1_704_103_200
 # Each search finds about one message in a hundred.
 COMMANDS = {
+    "FLAGS": "FETCH 1:* FLAGS",
     "ENVELOPE": "FETCH 1:* ENVELOPE",
     "BODYSTRUCTURE": "FETCH 1:* BODYSTRUCTURE",
+    "PREVIEW": "FETCH 1:* PREVIEW",
+    "bodies": "FETCH 1:* BODY.PEEK[]",
+    "SORT DATE": "SORT (DATE) UTF-8 ALL",
+    "SORT SUBJECT": "SORT (SUBJECT) UTF-8 ALL",
+    "THREAD": "THREAD REFERENCES UTF-8 ALL",
     "FROM": 'SEARCH FROM "sender77 "',
     "TO": 'SEARCH TO "friend66@example.net"',
     "CC": 'SEARCH CC "Copy55 "',
@@ -45,16 +52,24 @@ COMMANDS = {
 }
 
 
+def message_id(number):
+    return f"<{number}.{number * 7919 % 100_003}@example.org>"
+
+
 def message(number):
-    """About 3.5 KiB with an attachment; the fields differ from message to message."""
+    """About 3.5 KiB with an attachment; the fields differ from message to message. Of five messages the last four
+    answer those before, in a thread."""
     hundredth = number % 100
+    first, place = number - number % 5, number % 5
+    references = " ".join(message_id(it) for it in range(first, number))
+    threading = f"In-Reply-To: {message_id(number - 1)}\r\nReferences: {references}\r\n" if place else ""
     date = email.utils.formatdate(NEW_YEAR + hundredth * DAY)
     head = (
         f"From: Sender{hundredth} Surname <s{number}@example.org>\r\n"
         f"To: Alice <alice@demo.test>, Friend <friend{hundredth}@example.net>\r\n"
         f"Cc: Copy{hundredth} of it <copy{number}@example.com>\r\n"
         f"Subject: message number {number}, topic {hundredth} of many\r\nDate: {date}\r\n"
-        f"Message-ID: <{number}.{number * 7919 % 100_003}@example.org>\r\nMIME-Version: 1.0\r\n"
+        f"Message-ID: {message_id(number)}\r\n{threading}MIME-Version: 1.0\r\n"
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n"
     )
     tail = "--b\r\nContent-Type: application/pdf; name=a.pdf\r\n\r\nabc\r\n--b--\r\n"
@@ -148,10 +163,10 @@ def dovecot(count):
 
 
 def found(answer):
-    """The numbers in the answer to a SEARCH."""
+    """What is told of a SEARCH, SORT or THREAD: all, or its beginning."""
     for line in answer.split(b"\r\n"):
-        if line.startswith(b"* SEARCH"):
-            return line.split()[2:]
+        if line.startswith((b"* SEARCH", b"* SORT", b"* THREAD")):
+            return line.rstrip()
     return None
 
 
