@@ -12,6 +12,11 @@
 //!
 //! A few octets can stand for thousands. [`Layer::open`] opens at most [`OPENED_MAX`] and leaves
 //! the rest for the next call; until then the connection receives nothing.
+//!
+//! The protocol may end compression (RFC 8437 4.1), and the peer may send other octets right behind
+//! the message that asks for it. So after what may be such a message nothing more is opened until
+//! the session has looked at it. Peers end their stream in several ways: what is left of its last
+//! block, and empty blocks, are then skipped.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -44,6 +49,9 @@ const KEPT_MAX: usize = 2 * SCRATCH_SIZE;
 /// they hardly become shorter.
 const STORED_BELOW: usize = 128;
 
+/// Octets of a stored block (RFC 1951 3.2.4).
+const STORED_MAX: usize = 65_535;
+
 /// A window that is shorter is left as it is while the connection rests.
 const PACKED_ABOVE: usize = 1024;
 
@@ -67,14 +75,34 @@ thread_local! {
         const { RefCell::new(Tools { compressor: None, inflater: None, room: Vec::new() }) };
 }
 
+/// Octets below this begin no line of text, but the rest of a stream: an empty block (RFC 1951
+/// 3.2.3), its length or its padding.
+const TEXT_FROM: u8 = 4;
+
+/// Whether the stream may end behind these octets.
+pub(super) type MayEnd = fn(&[u8]) -> bool;
+
 /// Deflate in both directions.
 pub(super) struct Deflate {
+    may_end: MayEnd,
+    phase: Phase,
     opener: Opener,
     window: Window,
     /// Opening stopped at its limit, with more to come of the octets that it has.
     has_more: bool,
     /// The peer ended its stream.
     ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// What is sealed is stored, so that nothing follows it.
+    Last,
+    /// Nothing is sealed; of the peer's stream the end may still come.
+    Ended,
+    /// Nothing is opened, either.
+    Spent,
 }
 
 /// Where the peer's stream stands.
@@ -89,14 +117,66 @@ enum Window {
     Packed(Vec<u8>),
 }
 
-impl Default for Deflate {
-    fn default() -> Deflate {
-        let opener = Opener::Between(BlockBoundaryState::default());
-        Deflate { opener, window: Window::Plain(Vec::new()), has_more: false, ended: false }
-    }
-}
-
 impl Deflate {
+    /// `may_end` is asked about all that is opened and not consumed by the session.
+    pub(super) fn new(may_end: MayEnd) -> Deflate {
+        let opener = Opener::Between(BlockBoundaryState::default());
+        let (window, phase) = (Window::Plain(Vec::new()), Phase::Open);
+        Deflate { may_end, phase, opener, window, has_more: false, ended: false }
+    }
+
+    /// Opens blocks, as far as `sealed` has them; returns the octets processed.
+    fn open_blocks(
+        &mut self,
+        sealed: &[u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError> {
+        TOOLS.with_borrow_mut(|tools| {
+            let start = Opener::Between(BlockBoundaryState::default());
+            let mut inflater = match mem::replace(&mut self.opener, start) {
+                Opener::Within(inflater) => inflater,
+                Opener::Between(state) => {
+                    let mut inflater = tools.inflater.take().unwrap_or_default();
+                    *inflater = DecompressorOxide::from_block_boundary_state(&state);
+                    inflater
+                }
+            };
+            let (done, between) = self.inflate(&mut inflater, &mut tools.room, sealed, opened)?;
+            self.opener = match inflater.block_boundary_state().filter(|_| between) {
+                Some(state) => {
+                    tools.inflater = Some(inflater);
+                    Opener::Between(state)
+                }
+                None => Opener::Within(inflater),
+            };
+            Ok(done)
+        })
+    }
+
+    /// Opens the end of a stream, block by block, and lets through what follows it.
+    fn open_end(
+        &mut self,
+        sealed: &mut [u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError> {
+        let mut done = 0;
+        self.has_more = false;
+        while let Some(rest @ [next, ..]) = sealed.get(done..) {
+            let is_between = matches!(self.opener, Opener::Between(_));
+            if self.ended || is_between && *next >= TEXT_FROM {
+                self.phase = Phase::Spent;
+                opened.extend_from_slice(rest);
+                return Ok(sealed.len());
+            }
+            match self.open_blocks(rest, opened)? {
+                0 => break,
+                count => done += count,
+            }
+        }
+        self.has_more = false;
+        Ok(done)
+    }
+
     /// Opens `sealed` with `inflater`; returns the octets processed, and whether they end between
     /// two blocks.
     fn inflate(
@@ -110,6 +190,7 @@ impl Deflate {
         let before = opened.len();
         let mut window = self.window.take(room)?;
         let mut done = 0;
+        let mut block = before;
         self.has_more = false;
         let (status, between) = loop {
             let rest = sealed.get(done..).unwrap_or_default();
@@ -127,7 +208,13 @@ impl Deflate {
                 TINFLStatus::BlockBoundary => done < sealed.len(),
                 _ => false,
             };
-            self.has_more = goes_on && opened.len() - before >= OPENED_MAX;
+            let is_told = between && opened.len() > block && (self.may_end)(opened);
+            if between {
+                block = opened.len();
+            }
+            let is_last_block = self.phase == Phase::Ended && between;
+            let waits = is_told || is_last_block || opened.len() - before >= OPENED_MAX;
+            self.has_more = goes_on && waits;
             if self.has_more || !goes_on {
                 break (status, between);
             }
@@ -151,30 +238,19 @@ impl Layer for Deflate {
         opened: &mut Vec<u8>,
         _: &mut Vec<u8>,
     ) -> Result<usize, ConnectionError> {
+        match self.phase {
+            Phase::Open | Phase::Last => {}
+            Phase::Ended => return self.open_end(sealed, opened),
+            Phase::Spent => {
+                opened.extend_from_slice(sealed);
+                return Ok(sealed.len());
+            }
+        }
         if self.ended || sealed.is_empty() && !self.has_more {
             // Nothing follows the end of a stream.
             return Ok(sealed.len());
         }
-        TOOLS.with_borrow_mut(|tools| {
-            let start = Opener::Between(BlockBoundaryState::default());
-            let mut inflater = match mem::replace(&mut self.opener, start) {
-                Opener::Within(inflater) => inflater,
-                Opener::Between(state) => {
-                    let mut inflater = tools.inflater.take().unwrap_or_default();
-                    *inflater = DecompressorOxide::from_block_boundary_state(&state);
-                    inflater
-                }
-            };
-            let (done, between) = self.inflate(&mut inflater, &mut tools.room, sealed, opened)?;
-            self.opener = match inflater.block_boundary_state().filter(|_| between) {
-                Some(state) => {
-                    tools.inflater = Some(inflater);
-                    Opener::Between(state)
-                }
-                None => Opener::Within(inflater),
-            };
-            Ok(done)
-        })
+        self.open_blocks(sealed, opened)
     }
 
     fn seal(
@@ -184,8 +260,12 @@ impl Layer for Deflate {
         _: &mut Vec<u8>,
         outgoing: &mut Vec<u8>,
     ) -> Result<usize, ConnectionError> {
-        if message.len() < STORED_BELOW {
-            store(message, outgoing);
+        if matches!(self.phase, Phase::Ended | Phase::Spent) {
+            outgoing.extend_from_slice(message);
+            return Ok(0);
+        }
+        if message.len() < STORED_BELOW || self.phase == Phase::Last {
+            message.chunks(STORED_MAX).for_each(|part| store(part, outgoing));
             return Ok(0);
         }
         TOOLS.with_borrow_mut(|tools| {
@@ -209,7 +289,7 @@ impl Layer for Deflate {
     }
 
     fn has_ended(&self) -> bool {
-        self.ended
+        self.ended && matches!(self.phase, Phase::Open | Phase::Last)
     }
 
     fn has_more(&self) -> bool {
@@ -218,6 +298,18 @@ impl Layer for Deflate {
 
     fn rest(&mut self) {
         self.window.pack();
+    }
+
+    fn seal_last(&mut self) {
+        self.phase = Phase::Last;
+    }
+
+    fn end(&mut self) {
+        (self.phase, self.has_more) = (Phase::Ended, true);
+    }
+
+    fn is_spent(&self) -> bool {
+        self.phase == Phase::Spent
     }
 
     fn kept_max(&self) -> usize {

@@ -72,6 +72,17 @@ pub(super) trait Layer: Send {
     /// The session expects nothing soon: gives up memory that can be had again.
     fn rest(&mut self) {}
 
+    /// What is sealed next is the last: nothing of the layer may follow it.
+    fn seal_last(&mut self) {}
+
+    /// Both sides end the layer here: what follows passes through it as it is.
+    fn end(&mut self) {}
+
+    /// Whether all that may come passes through it as it is.
+    fn is_spent(&self) -> bool {
+        false
+    }
+
     /// Most octets kept of an incomplete piece; more means a peer that never completes one.
     fn kept_max(&self) -> usize;
 
@@ -141,6 +152,25 @@ impl Layers {
 
     pub(super) fn rest(&mut self) {
         self.stages.iter_mut().for_each(|stage| stage.layer.rest());
+    }
+
+    /// See [`Layer::seal_last`]: of the highest layer.
+    pub(super) fn seal_last(&mut self) {
+        if let Some(stage) = self.stages.last_mut() {
+            stage.layer.seal_last();
+        }
+    }
+
+    /// See [`Layer::end`]: of the highest layer.
+    pub(super) fn end_highest(&mut self) {
+        if let Some(stage) = self.stages.last_mut() {
+            stage.layer.end();
+        }
+    }
+
+    /// Takes the highest layer off if it does nothing any more.
+    pub(super) fn drop_spent(&mut self) {
+        self.stages.pop_if(|stage| stage.layer.is_spent() && stage.kept.bytes().is_empty());
     }
 
     pub(super) fn are_private(&self) -> bool {

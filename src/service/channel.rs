@@ -155,9 +155,23 @@ impl Channel {
         self.connection.start_tls(patience).await
     }
 
-    /// Sends the output, then compresses both directions.
-    pub(super) async fn start_deflate(&mut self) -> Result<(), ConnectionError> {
-        self.connection.start_deflate(self.shard.options.write_timeout).await
+    /// Sends the output, then compresses both directions. `may_end`: whether the client may end its
+    /// compression behind these octets.
+    pub(super) async fn start_deflate(
+        &mut self,
+        may_end: fn(&[u8]) -> bool,
+    ) -> Result<(), ConnectionError> {
+        self.connection.start_deflate(self.shard.options.write_timeout, may_end).await
+    }
+
+    /// Sends the output; the next is the last that is compressed.
+    pub(super) async fn deflate_last(&mut self) -> Result<(), ConnectionError> {
+        self.connection.deflate_last(self.shard.options.write_timeout).await
+    }
+
+    /// Sends the output, then compresses no more.
+    pub(super) async fn end_deflate(&mut self) -> Result<(), ConnectionError> {
+        self.connection.end_deflate(self.shard.options.write_timeout).await
     }
 
     /// After a step: lets other sessions run now and then.

@@ -58,6 +58,7 @@ enum Step {
     On(String),
     StartTls,
     StartDeflate,
+    EndDeflate,
     Wait(u64),
 }
 
@@ -150,6 +151,7 @@ fn parse_step(line: &str) -> Result<Option<Step>, String> {
         "@on" => Step::On(rest.trim().to_owned()),
         "@tls" => Step::StartTls,
         "@deflate" => Step::StartDeflate,
+        "@plain" => Step::EndDeflate,
         "@wait" => Step::Wait(rest.trim().parse().map_err(|_| "@wait seconds".to_owned())?),
         _ => return Err(format!("not a transcript line: {line:?}")),
     }))
@@ -278,6 +280,10 @@ impl Player<'_> {
                 let compress = Compress::new(Compression::default(), false);
                 let decompress = Decompress::new(false);
                 self.open().deflate = Some(Deflate { compress, decompress });
+            }
+            Step::EndDeflate => {
+                self.flush();
+                self.open().deflate = None;
             }
             Step::Wait(seconds) => {
                 self.flush();

@@ -113,6 +113,7 @@ impl Connection {
             }
             let opened = self.layers.open(received, &mut self.input, &mut self.sealed);
             self.ended = self.layers.have_ended();
+            self.layers.drop_spent();
             self.input.release_if_empty();
             if opened.is_err() {
                 self.send_alert(context);
@@ -126,6 +127,7 @@ impl Connection {
         self.compact_input();
         let opened = self.layers.open_more(&mut self.input, &mut self.sealed);
         self.ended = self.layers.have_ended();
+        self.layers.drop_spent();
         self.input.release_if_empty();
         if opened.is_err() {
             self.send_alert(context);

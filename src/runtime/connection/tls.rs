@@ -95,17 +95,17 @@ impl Connection {
         self.handshake(timeout).await
     }
 
-    /// Whether STARTTLS or STLS can be offered: the connection is plain, and a certificate is
-    /// configured.
+    /// Whether STARTTLS or STLS can be offered: the connection is plain and not compressed, and a
+    /// certificate is configured.
     pub fn can_start_tls(&self) -> bool {
-        self.upgrade.is_some()
+        self.upgrade.is_some() && !self.is_deflated
     }
 
     /// Discards unread plaintext (RFC 3207 4.2: nothing is carried over), then does the TLS
     /// handshake.
     pub async fn start_tls(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
         self.flush(timeout).await?;
-        let Some(context) = self.upgrade.take() else {
+        let Some(context) = self.upgrade.take_if(|_| !self.is_deflated) else {
             return Err(ConnectionError::Io(io::ErrorKind::Unsupported.into()));
         };
         self.consume(usize::MAX);

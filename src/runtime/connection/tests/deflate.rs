@@ -12,11 +12,15 @@ struct Peer {
     pipe: MemoryPeer,
 }
 
+fn may_end(received: &[u8]) -> bool {
+    received.ends_with(b"end\r\n")
+}
+
 /// A connection that has been deflated, and its peer.
 fn pair() -> (Connection, Peer) {
     let (mut server, pipe) = Connection::memory();
     server.output().extend_from_slice(b"OK\r\n");
-    block_on(server.start_deflate(SECOND)).unwrap();
+    block_on(server.start_deflate(SECOND, may_end)).unwrap();
     assert_eq!(pipe.take_output(), b"OK\r\n", "compression begins after it");
     assert!(server.is_deflated());
     let compress = Compress::new(Compression::new(6), false);
@@ -194,6 +198,86 @@ fn what_was_received_with_the_request_counts() {
     peer.pipe.send(&[&b"a COMPRESS DEFLATE\r\n"[..], &sealed].concat());
     block_on(server.fill(SECOND)).unwrap();
     server.consume(20);
-    block_on(server.start_deflate(SECOND)).unwrap();
+    block_on(server.start_deflate(SECOND, may_end)).unwrap();
     assert_eq!(server.input(), b"b NOOP\r\n");
+}
+
+/// RFC 8437 4.1: whatever a peer ends its stream with, what it sends behind it is not opened, and
+/// neither does anything of ours follow the last message.
+#[test]
+fn both_sides_end_it() {
+    for (flush, stored) in [
+        (FlushCompress::Sync, false),
+        (FlushCompress::Full, false),
+        (FlushCompress::Partial, false),
+        (FlushCompress::Finish, false),
+        (FlushCompress::Sync, true),
+    ] {
+        for cut in 0..40 {
+            let (mut server, mut peer) = pair();
+            peer.send(b"before\r\n");
+            let mut sealed = match stored {
+                // As ours: no empty block follows it.
+                true => b"\0\x05\0\xfa\xffend\r\n".to_vec(),
+                false => peer.sealed(b"end\r\n", flush),
+            };
+            sealed.extend_from_slice(b"plain\r\n");
+            let (early, late) = sealed.split_at(cut.min(sealed.len()));
+            peer.pipe.send(early);
+            block_on(server.fill(SECOND)).unwrap();
+            assert!(server.input().starts_with(b"before\r\n"));
+            let mut late = late.iter();
+            while !server.input().ends_with(b"end\r\n") {
+                match late.next() {
+                    Some(octet) => {
+                        peer.pipe.send(&[*octet]);
+                        let _ = block_on(poll_once(server.fill(SECOND)));
+                    }
+                    None => block_on(server.fill(SECOND)).unwrap(),
+                }
+            }
+            server.consume(usize::MAX);
+            server.output().extend_from_slice(&text(5_000));
+            block_on(server.deflate_last(SECOND)).unwrap();
+            peer.receive();
+            let last = text(70_000);
+            server.output().extend_from_slice(&last);
+            block_on(server.end_deflate(SECOND)).unwrap();
+            let sent = peer.pipe.take_output();
+            assert!(sent.ends_with(&last[69_000..]), "something follows");
+            let mut opened = Vec::with_capacity(1 << 20);
+            peer.decompress.decompress_vec(&sent, &mut opened, FlushDecompress::Sync).unwrap();
+            assert!(opened == last);
+            server = Connection::attach(server.detach());
+            peer.pipe.send(late.as_slice());
+            while server.input().len() < 7 {
+                block_on(server.fill(SECOND)).unwrap();
+            }
+            assert_eq!(server.input(), b"plain\r\n", "{flush:?} {cut}");
+            server.consume(7);
+            assert!(!server.is_deflated());
+            server.output().extend_from_slice(b"plain\r\n");
+            block_on(server.flush(SECOND)).unwrap();
+            assert_eq!(peer.pipe.take_output(), b"plain\r\n");
+            // It can begin again.
+            block_on(server.start_deflate(SECOND, may_end)).unwrap();
+            peer.compress.reset();
+            peer.send(b"again\r\n");
+            block_on(server.fill(SECOND)).unwrap();
+            assert_eq!(server.input(), b"again\r\n");
+        }
+    }
+}
+
+/// A message that only might have been the end holds nothing up.
+#[test]
+fn what_might_be_the_end_is_none() {
+    let (mut server, mut peer) = pair();
+    let mut sealed = peer.sealed(b"no end\r\n", FlushCompress::Sync);
+    sealed.extend(peer.sealed(b"goes on\r\n", FlushCompress::Sync));
+    peer.pipe.send(&sealed);
+    block_on(server.fill(SECOND)).unwrap();
+    assert_eq!(server.input(), b"no end\r\n");
+    block_on(server.fill(SECOND)).unwrap();
+    assert_eq!(server.input(), b"no end\r\ngoes on\r\n");
 }

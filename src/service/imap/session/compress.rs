@@ -5,7 +5,10 @@ use super::super::{
     reply::{Done, Failure, Leave, Reply},
     state::Session,
 };
-use crate::protocol::imap::{Code, Status, session::compress::Compress};
+use crate::protocol::imap::{
+    Code, Status,
+    session::{compress::Compress, unauthenticate::Unauthenticate},
+};
 
 impl Handler for Compress {
     /// The tagged OK is the last that is not compressed.
@@ -16,7 +19,8 @@ impl Handler for Compress {
             return Err(Failure::Bad { code, text });
         }
         session.writer().tagged(tag, Status::Ok, None, "DEFLATE active");
-        session.channel.start_deflate().await.map_err(|_| Failure::Leave(Leave::Lost))?;
+        let started = session.channel.start_deflate(Unauthenticate::may_end).await;
+        started.map_err(|_| Failure::Leave(Leave::Lost))?;
         Ok(Done::Answered)
     }
 }
