@@ -447,6 +447,35 @@ fn the_switch_is_turned_while_the_mailbox_is_selected() {
     });
 }
 
+/// RFC 5267 4.3: what each user has seen decides on his results, also when that changes because the
+/// owner says so.
+#[test]
+fn results_follow_the_users_own_seen() {
+    each(|case| {
+        let follow = "UID SEARCH RETURN (UPDATE ALL) UNSEEN";
+        for client in [&mut case.user, &mut case.other] {
+            done(client, &format!("SELECT {}", case.name));
+            let told = done(client, follow);
+            assert!(told.contains(" UID ALL 1:3\r\n"), "{told}");
+        }
+        let told = done(&mut case.user, "STORE 2 +FLAGS.SILENT (\\Seen)");
+        assert!(told.contains(" UID REMOVEFROM (0 2)\r\n"), "{told}");
+        assert!(!done(&mut case.other, "NOOP").contains("ESEARCH"));
+        case.switch("box", false);
+        let told = done(&mut case.user, "NOOP");
+        assert!(told.contains(" UID REMOVEFROM (0 1)\r\n"), "{told}");
+        assert!(told.contains(" UID ADDTO (0 2)\r\n"), "{told}");
+        let told = done(&mut case.other, "NOOP");
+        assert!(told.contains(" UID REMOVEFROM (0 1)\r\n"), "{told}");
+        assert!(!told.contains("ADDTO"), "{told}");
+        done(&mut case.user, "STORE 3 +FLAGS.SILENT (\\Seen)");
+        case.world.settle();
+        let told = done(&mut case.other, "NOOP");
+        assert!(told.contains(" UID REMOVEFROM (0 3)\r\n"), "{told}");
+        assert_eq!(found(&mut case.other, "UNSEEN"), "2");
+    });
+}
+
 #[test]
 fn a_mailbox_made_anew_inherits_nothing() {
     each(|case| {

@@ -107,6 +107,9 @@ const KEYS: [&str; 9] = [
     "UID 1000:*",
     "UID 2,* UNDELETED",
 ];
+const ORDERS: [&str; 4] =
+    ["SUBJECT", "REVERSE SUBJECT SIZE", "SIZE REVERSE ARRIVAL", "REVERSE DATE"];
+const SUBJECTS: [&str; 5] = ["b", "Re: a", "C", "aa", ""];
 /// Results that a client follows at once.
 const RESULTS_MAX: usize = 4;
 
@@ -114,7 +117,8 @@ const RESULTS_MAX: usize = 4;
 struct Followed {
     tag: String,
     uid: bool,
-    key: String,
+    /// `SEARCH` or `SORT`, and what else comes behind its options.
+    command: (&'static str, String),
     found: Vec<u32>,
 }
 
@@ -126,13 +130,19 @@ impl Followed {
         let words: Vec<&str> = places.split(' ').collect();
         for place in words.chunks(2) {
             let [position, numbers] = place else { panic!("{line}") };
-            assert_eq!(*position, "0", "{line}");
-            for number in numbers_of(numbers) {
-                let at = self.found.binary_search(&number);
+            let position: usize = position.parse().expect(line);
+            assert_eq!(position > 0, self.command.0 == "SORT", "{line}");
+            for (count, number) in numbers_of(numbers).enumerate() {
+                let at = match position.checked_sub(1) {
+                    Some(at) if what == "ADDTO" => Err(at + count),
+                    Some(at) if self.found.get(at) == Some(&number) => Ok(at),
+                    Some(_) => panic!("{line}: {:?} has {:?}", self.command, self.found),
+                    None => self.found.binary_search(&number),
+                };
                 match (what, at) {
                     ("ADDTO", Err(at)) => self.found.insert(at, number),
                     ("REMOVEFROM", Ok(at)) => drop(self.found.remove(at)),
-                    _ => panic!("{line}: {:?} has {:?}", self.key, self.found),
+                    _ => panic!("{line}: {:?} has {:?}", self.command, self.found),
                 }
             }
         }
@@ -141,7 +151,8 @@ impl Followed {
     /// Message `number` is expunged.
     fn expunge(&mut self, number: u32, line: &str) {
         if !self.uid {
-            assert!(!self.found.contains(&number), "{line}: {} is in {:?}", self.key, self.found);
+            let Followed { command, found, .. } = self;
+            assert!(!found.contains(&number), "{line}: {command:?} has {found:?}");
             self.found.iter_mut().filter(|it| **it > number).for_each(|it| *it -= 1);
         }
     }
@@ -380,18 +391,22 @@ impl<'k> Session<'k> {
     }
 
     /// Looks for something, and is told from now on what changes of it.
-    fn follow(&mut self, key: &str, uid: bool) {
+    fn follow(&mut self, key: &str, order: Option<&str>, uid: bool) {
         self.tags += 1;
         // VANISHED does not tell which number a message had that the client has not looked at.
         let (tag, uid) = (format!("s{}", self.tags), uid || self.way.is_told_uids());
+        let command = match order {
+            None => ("SEARCH", key.to_owned()),
+            Some(order) => ("SORT", format!("({order}) UTF-8 {key}")),
+        };
+        let (name, what) = (command.0, &command.1);
         let form = if uid { "UID " } else { "" };
-        self.client.say(format!("{tag} {form}SEARCH RETURN (UPDATE ALL) {key}\r\n"));
+        self.client.say(format!("{tag} {form}{name} RETURN (UPDATE ALL) {what}\r\n"));
         let told = self.client.read_to(&format!("{tag} "));
         assert!(told.contains(&format!("{tag} OK ")), "{key}: {told}");
-        let found =
-            told.split_once(" ALL ").map_or("", |(_, it)| it.split("\r\n").next().expect("first"));
-        let found = if found.is_empty() { Vec::new() } else { numbers_of(found).collect() };
-        self.followed.push(Followed { tag, uid, key: key.to_owned(), found });
+        let set = told.split_once(" ALL ").and_then(|(_, it)| it.split("\r\n").next());
+        let found = set.map_or(Vec::new(), |set| numbers_of(set).collect());
+        self.followed.push(Followed { tag, uid, command, found });
         for line in told.lines() {
             self.hear(line);
         }
@@ -400,11 +415,12 @@ impl<'k> Session<'k> {
     /// What the client was told of its results is what it would find.
     fn compare_results(&mut self, what: &str) {
         for at in 0..self.followed.len() {
-            let Followed { key, uid, .. } = &self.followed[at];
-            let command = format!("{}SEARCH {key}", if *uid { "UID " } else { "" });
+            let Followed { command: (name, criteria), uid, .. } = &self.followed[at];
+            let (name, form) = (*name, if *uid { "UID " } else { "" });
+            let command = format!("{form}{name} {criteria}");
             let told = self.done(&command);
-            let found =
-                told.lines().find_map(|line| line.strip_prefix("* SEARCH")).expect("SEARCH");
+            let label = format!("* {name}");
+            let found = told.lines().find_map(|line| line.strip_prefix(&label)).expect(name);
             let numbers = found.split_ascii_whitespace().map(|it| it.parse().expect("a number"));
             assert_eq!(self.followed[at].found, numbers.collect::<Vec<u32>>(), "{what}: {command}");
         }
@@ -500,7 +516,10 @@ fn play(kit: &Kit, seed: u64) {
         match choice {
             2..=4 => {
                 let name = it.name(mailbox);
-                it.done(&format!("APPEND {name} ({flag}) {{3+}}\r\nabc"));
+                let subject = SUBJECTS[chance.below(SUBJECTS.len())];
+                let message =
+                    format!("Subject: {subject}\r\n\r\nabc{}", "d".repeat(chance.below(3)));
+                it.done(&format!("APPEND {name} ({flag}) {{{}+}}\r\n{message}", message.len()));
                 model[mailbox].add(BTreeSet::from([flag.to_owned()]));
             }
             5..=7 => {
@@ -586,7 +605,8 @@ fn play(kit: &Kit, seed: u64) {
             }
             16 | 17 if it.followed.len() < RESULTS_MAX => {
                 let key = KEYS[chance.below(KEYS.len())];
-                it.follow(key, chance.below(2) > 0);
+                let order = ORDERS.get(chance.below(2 * ORDERS.len()));
+                it.follow(key, order.copied(), chance.below(2) > 0);
             }
             16 if !it.followed.is_empty() => {
                 let at = chance.below(it.followed.len());

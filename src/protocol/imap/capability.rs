@@ -239,6 +239,7 @@ mod tests {
             "THREAD=REFERENCES",
             "THREAD=REFS",
             "CONTEXT=SEARCH",
+            "CONTEXT=SORT",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

@@ -78,6 +78,7 @@ capabilities! {
     ThreadReferences "THREAD=REFERENCES"  Always; // RFC 5256
     ThreadRefs       "THREAD=REFS"        Always; // draft-ietf-morg-inthread-01
     ContextSearch    "CONTEXT=SEARCH"     Always; // RFC 5267
+    ContextSort      "CONTEXT=SORT"       Always; // RFC 5267
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -3,17 +3,21 @@
 //!
 //! Owned by [`super::selected::Selected`], and so gone with the selection; [`super::updates`] tells
 //! the changes. A result is a bit for each message, whatever was found: a mailbox of 200,000 has 25
-//! KB of them, and an expunge moves these. Shard-local.
+//! KB of them, and an expunge moves these. One that is sorted has the UIDs too, in its order.
+//! Shard-local.
 //!
-//! Invariant: bit n is the message with the sequence number n + 1, also while an EXPUNGE waits.
+//! Invariants:
+//! * bit n is the message with the sequence number n + 1, also while an EXPUNGE waits;
+//! * a sorted result has the UIDs of the messages whose bits are set, each once.
 
 use super::query::Query;
+use crate::{model::Uid, protocol::imap::message::sort::Criterion};
 
 /// Results of a session whose changes it is told.
 pub(super) const CONTEXTS_MAX: usize = 16;
 
-/// Octets of all of them, with their keys, but for the first: a client can always have one (RFC
-/// 5267 4.3.1).
+/// Octets of all of them, with their keys, but for the first, unless it is sorted: a client can
+/// always have one (RFC 5267 4.3.1).
 pub(super) const CONTEXT_OCTETS_MAX: usize = 2 << 20;
 
 /// Messages of a mailbox.
@@ -32,6 +36,13 @@ pub(super) struct Context {
     pub uid: bool,
     pub query: Query,
     members: Members,
+    pub sorted: Option<Sorted>,
+}
+
+/// The order of a result.
+pub(super) struct Sorted {
+    pub order: Vec<Criterion>,
+    pub uids: Vec<Uid>,
 }
 
 /// The results of a session.
@@ -104,8 +115,14 @@ fn mask(count: usize) -> u64 {
 }
 
 impl Context {
-    pub(super) fn new(tag: &str, uid: bool, query: Query, members: Members) -> Context {
-        Context { tag: tag.to_owned(), uid, query, members }
+    pub(super) fn new(
+        tag: &str,
+        uid: bool,
+        query: Query,
+        members: Members,
+        sorted: Option<Sorted>,
+    ) -> Context {
+        Context { tag: tag.to_owned(), uid, query, members, sorted }
     }
 
     pub(super) fn contains(&self, index: usize) -> bool {
@@ -118,7 +135,10 @@ impl Context {
     }
 
     fn octets(&self) -> usize {
-        size_of::<u64>() * self.members.words.len() + self.query.octets()
+        let sorted = self.sorted.as_ref().map_or(0, |sorted| sorted.uids.len());
+        size_of::<u64>() * self.members.words.len()
+            + size_of::<Uid>() * sorted
+            + self.query.octets()
     }
 }
 
@@ -149,12 +169,22 @@ impl Contexts {
         if self.0.len() == CONTEXTS_MAX {
             return Err("Too many contexts");
         }
-        let octets = self.0.iter().map(Context::octets).sum::<usize>() + context.octets();
-        if octets > CONTEXT_OCTETS_MAX && !self.0.is_empty() {
+        let is_first = self.0.is_empty() && context.sorted.is_none();
+        if !is_first && self.octets() + context.octets() > CONTEXT_OCTETS_MAX {
             return Err("The contexts take too much memory");
         }
         self.0.push(context);
         Ok(())
+    }
+
+    fn octets(&self) -> usize {
+        self.0.iter().map(Context::octets).sum()
+    }
+
+    /// Whether the sorted result at `at` has no room for `more` messages.
+    pub(super) fn is_full(&self, at: usize, more: usize) -> bool {
+        let is_sorted = self.get(at).is_some_and(|context| context.sorted.is_some());
+        is_sorted && self.octets() + size_of::<Uid>() * more > CONTEXT_OCTETS_MAX
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Option<Context> {

@@ -8,22 +8,25 @@ use std::time::Duration;
 use futures_lite::future;
 
 use super::{
-    context::{Context, Members},
+    context::{Context, Members, Sorted},
     folder,
     query::Query,
     reply::Failure,
-    searching::{Hit, scan_among},
+    searching::{Hit, places, scan_among},
     state::Session,
 };
 use crate::{
     model::{Rights, Uid},
-    protocol::imap::{Code, ResultChange, Status},
-    runtime::connection::ConnectionError,
+    protocol::imap::{Code, ResultChange, Status, message::sort::Criterion},
+    runtime::{connection::ConnectionError, executor::Executor},
     store::Snapshot,
 };
 
 /// Most messages that one response names.
 const NUMBERS_PER_RESPONSE: usize = 4_096;
+
+/// UIDs of a sorted result walked before other sessions get their turn.
+const UIDS_PER_TURN: usize = 65_536;
 
 /// How often results are looked at that change with time (RFC 5032 2).
 const AGES_EVERY: Duration = Duration::from_secs(60);
@@ -58,12 +61,23 @@ impl Session {
         }
     }
 
-    /// Tells changes of what a command found from now on, or that this is too much.
-    pub(super) fn follow(&mut self, tag: &str, uid: bool, query: Query, hits: &[Hit]) {
+    /// Tells changes of what a command found from now on, or that this is too much. `order` is that
+    /// of SORT.
+    pub(super) fn follow(
+        &mut self,
+        (tag, uid): (&str, bool),
+        query: Query,
+        order: Option<&[Criterion]>,
+        hits: &[Hit],
+    ) {
         let Some(selected) = &mut self.selected else { return };
         let found = hits.iter().map(|hit| hit.index);
         let members = Members::of(selected.numbering().len(), found);
-        let context = Context::new(tag, uid, query, members);
+        let sorted = order.map(|order| {
+            let uids = hits.iter().map(|hit| hit.uid).collect();
+            Sorted { order: order.to_vec(), uids }
+        });
+        let context = Context::new(tag, uid, query, members, sorted);
         if let Err(why) = selected.contexts.add(context) {
             self.refuse_updates(tag.to_owned(), why);
         }
@@ -87,7 +101,7 @@ impl Session {
         }
     }
 
-    pub(super) fn refuse_updates(&mut self, tag: String, why: &'static str) {
+    fn refuse_updates(&mut self, tag: String, why: &'static str) {
         self.writer().untagged(Status::No, Some(Code::NoUpdate(tag)), why);
     }
 
@@ -208,33 +222,80 @@ impl Session {
             candidates.iter().copied().filter(|&it| was_in(it) && !is_hit(it)).collect();
         let joined: Vec<Hit> = hits.iter().copied().filter(|hit| !was_in(hit.index)).collect();
         self.leave(at, &left).await?;
-        self.join(at, &joined).await
+        self.join(at, joined).await
     }
 
     /// The messages at `left`, which ascend, are not in the result any more.
     async fn leave(&mut self, at: usize, left: &[usize]) -> Result<(), ConnectionError> {
+        let executor = self.channel.shard.executor.clone();
         let Some(selected) = self.selected.as_mut().filter(|_| !left.is_empty()) else {
             return Ok(());
         };
         let numbering = selected.numbering().clone();
         let Some(context) = selected.contexts.get_mut(at) else { return Ok(()) };
         context.set(left, false);
-        let numbers = left.iter().filter_map(|&index| number(&numbering, index, context.uid));
-        let places = [Place { position: 0, numbers: numbers.collect() }];
+        let uid = context.uid;
+        let places = match &mut context.sorted {
+            None => {
+                let numbers = left.iter().filter_map(|&index| number(&numbering, index, uid));
+                vec![Place { position: 0, numbers: numbers.collect() }]
+            }
+            Some(Sorted { uids, .. }) => {
+                let left = left.iter().filter_map(|&index| Some(numbering.get(index)?.uid));
+                let removed = remove_uids(uids, &left.collect::<Vec<_>>(), &*executor).await;
+                let name = |uids: Vec<Uid>| named(&numbering, uids, uid);
+                let place = |(position, uids)| Place { position, numbers: name(uids) };
+                removed.into_iter().map(place).collect()
+            }
+        };
         self.tell_places(at, ResultChange::Removed, &places).await
     }
 
     /// Those messages are in it now.
-    async fn join(&mut self, at: usize, joined: &[Hit]) -> Result<(), Failure> {
-        let Some(selected) = self.selected.as_mut().filter(|_| !joined.is_empty()) else {
+    async fn join(&mut self, at: usize, mut joined: Vec<Hit>) -> Result<(), Failure> {
+        if joined.is_empty() {
             return Ok(());
-        };
+        }
+        let found = self.find_places(at, &mut joined).await?;
+        let Some(selected) = &mut self.selected else { return Ok(()) };
+        if selected.contexts.is_full(at, joined.len()) {
+            return Err(Failure::no(Code::Limit, "The contexts take too much memory"));
+        }
         let Some(context) = selected.contexts.get_mut(at) else { return Ok(()) };
         let indexes: Vec<usize> = joined.iter().map(|hit| hit.index).collect();
         context.set(&indexes, true);
-        let numbers = joined.iter().map(|hit| hit.number(context.uid));
-        let places = [Place { position: 0, numbers: numbers.collect() }];
+        let number = |hit: &Hit| hit.number(context.uid);
+        let places = match &mut context.sorted {
+            None => vec![Place { position: 0, numbers: joined.iter().map(number).collect() }],
+            Some(Sorted { uids, .. }) => {
+                insert_uids(uids, &joined, &found);
+                let mut places: Vec<Place> = Vec::new();
+                let mut before = None;
+                for (count, (hit, place)) in joined.iter().zip(found).enumerate() {
+                    match places.last_mut() {
+                        Some(last) if before == Some(place) => last.numbers.push(number(hit)),
+                        _ => {
+                            let position = (place + count) as u32 + 1;
+                            places.push(Place { position, numbers: vec![number(hit)] });
+                        }
+                    }
+                    before = Some(place);
+                }
+                places
+            }
+        };
         Ok(self.tell_places(at, ResultChange::Added, &places).await?)
+    }
+
+    /// Brings `joined` into the order of a sorted result, and returns how many messages of it are
+    /// before each.
+    async fn find_places(&self, at: usize, joined: &mut Vec<Hit>) -> Result<Vec<usize>, Failure> {
+        let folder = folder::selected(self, Rights::NONE).await?;
+        let (selected, reading) = (self.selected()?, folder.reading());
+        let executor = self.channel.shard.executor.clone();
+        let sorted = selected.contexts.get(at).and_then(|context| context.sorted.as_ref());
+        let Some(Sorted { order, uids }) = sorted else { return Ok(Vec::new()) };
+        places(joined, uids, order, selected, &reading, &*executor).await
     }
 
     /// In as many responses as it takes.
@@ -277,6 +338,56 @@ fn number(numbering: &Snapshot, index: usize, uid: bool) -> Option<u32> {
     match uid {
         true => numbering.get(index).map(|message| message.uid.0),
         false => Some(index as u32 + 1),
+    }
+}
+
+/// The same of several.
+fn named(numbering: &Snapshot, uids: Vec<Uid>, uid: bool) -> Vec<u32> {
+    let named = |it: Uid| if uid { Some(it.0) } else { Some(numbering.index_of(it)? as u32 + 1) };
+    uids.into_iter().filter_map(named).collect()
+}
+
+/// Takes `left`, which ascend, out of a sorted result. Returns those that followed each other, and
+/// the position from 1 of the first of them, once those before are out.
+async fn remove_uids(
+    uids: &mut Vec<Uid>,
+    left: &[Uid],
+    executor: &dyn Executor,
+) -> Vec<(u32, Vec<Uid>)> {
+    let (Some(&first), Some(&last)) = (left.first(), left.last()) else { return Vec::new() };
+    let mut removed: Vec<(u32, Vec<Uid>)> = Vec::new();
+    let mut kept = 0;
+    for from in 0..uids.len() {
+        let Some(&uid) = uids.get(from) else { break };
+        if (first..=last).contains(&uid) && left.binary_search(&uid).is_ok() {
+            match removed.last_mut() {
+                Some((position, run)) if *position == kept as u32 + 1 => run.push(uid),
+                _ => removed.push((kept as u32 + 1, vec![uid])),
+            }
+        } else {
+            uids.swap(kept, from);
+            kept += 1;
+        }
+        if from % UIDS_PER_TURN == UIDS_PER_TURN - 1 {
+            executor.yield_now().await;
+        }
+    }
+    uids.truncate(kept);
+    removed
+}
+
+/// Puts `joined`, which are in order, into a sorted result; `places` has how many of its messages
+/// are before each.
+fn insert_uids(uids: &mut Vec<Uid>, joined: &[Hit], places: &[usize]) {
+    let mut from = uids.len();
+    uids.resize(from + joined.len(), Uid::default());
+    for (count, (hit, &place)) in joined.iter().zip(places).enumerate().rev() {
+        let place = place.min(from);
+        uids.copy_within(place..from, place + count + 1);
+        if let Some(uid) = uids.get_mut(place + count) {
+            *uid = hit.uid;
+        }
+        from = place;
     }
 }
 

@@ -50,7 +50,7 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
             results.save(session, returns)?;
             results.tell(session, returns);
             if returns.update {
-                session.follow(tag, search.uid, query, &hits);
+                session.follow((tag, search.uid), query, None, &hits);
             }
         }
     }

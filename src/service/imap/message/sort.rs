@@ -1,4 +1,4 @@
-//! SORT (RFC 5256, RFC 5957), and its extended form (RFC 5267 3).
+//! SORT (RFC 5256, RFC 5957), and its extended form (RFC 5267 3 and 4).
 
 use super::{
     super::{
@@ -42,7 +42,7 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
             results.save(session, returns)?;
             results.tell(session, returns);
             if returns.update {
-                session.refuse_updates(tag.to_owned(), "Changes of sorted results are not told");
+                session.follow((tag, command.uid), query, Some(&command.order), &hits);
             }
         }
     }

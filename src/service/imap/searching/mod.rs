@@ -9,6 +9,6 @@ mod threading;
 mod threads;
 
 pub(super) use compile::compile;
-pub(super) use order::sort;
+pub(super) use order::{places, sort};
 pub(super) use scan::{Hit, scan, scan_among};
 pub(super) use threads::thread;

@@ -13,6 +13,7 @@ use super::{
     scan::Hit,
 };
 use crate::{
+    model::Uid,
     protocol::{
         imap::{
             Code,
@@ -35,6 +36,7 @@ const KEY_OCTETS_MAX: usize = 512;
 const KEYS_OCTETS_MAX: usize = 64 << 20;
 
 /// The keys of one criterion, by position in what is sorted.
+#[derive(Default)]
 struct Keys {
     reverse: bool,
     /// The first eight octets of each; a number as a whole.
@@ -76,16 +78,23 @@ impl Keys {
         self.rests.get(start..end(at as usize)).unwrap_or_default()
     }
 
-    fn compare_rests(&self, a: u32, b: u32) -> Ordering {
+    fn compare_rests(&self, a: u32, other: &Keys, b: u32) -> Ordering {
         // Octets that are not there are zeros of the start: no text has one of those.
-        let order = self.rest(a).cmp(self.rest(b));
+        let order = self.rest(a).cmp(other.rest(b));
         if self.reverse { order.reverse() } else { order }
     }
 
-    fn compare(&self, a: u32, b: u32) -> Ordering {
-        let order = self.start(a).cmp(&self.start(b));
+    /// One of its keys with one of `other`, which are of the same criterion.
+    fn compare(&self, a: u32, other: &Keys, b: u32) -> Ordering {
+        let order = self.start(a).cmp(&other.start(b));
         let order = if self.reverse { order.reverse() } else { order };
-        order.then_with(|| self.compare_rests(a, b))
+        order.then_with(|| self.compare_rests(a, other, b))
+    }
+
+    fn clear(&mut self) {
+        self.starts.clear();
+        self.rests.clear();
+        self.ends.clear();
     }
 }
 
@@ -107,23 +116,15 @@ pub(in crate::service::imap) async fn sort(
     reading: &Reading,
     executor: &dyn Executor,
 ) -> Result<(), Failure> {
-    let mut keys = Vec::with_capacity(order.len());
-    let mut octets = 0;
-    for criterion in order {
-        let column = read_keys(*criterion, hits, selected, reading, executor).await?;
-        octets += column.rests.len();
-        if octets > KEYS_OCTETS_MAX {
-            return Err(Failure::no(Code::Limit, "The messages have too long fields to sort by"));
-        }
-        keys.push(column);
-    }
+    let keys = read_columns(hits, order, selected, reading, executor).await?;
     let Some((first, others)) = keys.split_first() else { return Ok(()) };
     let compare = |a: &Row, b: &Row| {
         a.start
             .cmp(&b.start)
-            .then_with(|| first.compare_rests(a.at, b.at))
+            .then_with(|| first.compare_rests(a.at, first, b.at))
             .then_with(|| {
-                let decide = |keys: &Keys| Some(keys.compare(a.at, b.at)).filter(|it| it.is_ne());
+                let decide =
+                    |keys: &Keys| Some(keys.compare(a.at, keys, b.at)).filter(|it| it.is_ne());
                 others.iter().find_map(decide).unwrap_or(Ordering::Equal)
             })
             .then(a.at.cmp(&b.at))
@@ -179,40 +180,73 @@ async fn merge_sort<T: Copy>(
     rows
 }
 
-async fn read_keys(
-    criterion: Criterion,
+/// The keys of `hits` by each criterion.
+async fn read_columns(
     hits: &[Hit],
+    order: &[Criterion],
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
-) -> Result<Keys, Failure> {
-    let starts = Vec::with_capacity(hits.len());
-    let mut keys = Keys { reverse: criterion.reverse, starts, rests: Vec::new(), ends: Vec::new() };
-    let part = match criterion.key {
-        SortKey::Arrival | SortKey::Size | SortKey::Date => card::DATES,
-        SortKey::Subject => card::SUBJECT,
-        _ => card::ENVELOPE,
-    };
-    let mut column = Column::new(reading, part);
-    let mut scratch = Vec::new();
-    for (count, hit) in hits.iter().enumerate() {
-        if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
-            executor.yield_now().await;
+) -> Result<Vec<Keys>, Failure> {
+    let mut columns = Vec::with_capacity(order.len());
+    let mut octets = 0;
+    for criterion in order {
+        let mut reader = KeyReader::new(*criterion, reading);
+        let mut keys = reader.keys();
+        keys.starts.reserve_exact(hits.len());
+        for (count, hit) in hits.iter().enumerate() {
+            if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+                executor.yield_now().await;
+            }
+            let Some(message) = selected.message(hit.index) else { continue };
+            reader.read(&message, &mut keys).await?;
         }
-        let Some(message) = selected.message(hit.index) else { continue };
+        octets += keys.rests.len();
+        if octets > KEYS_OCTETS_MAX {
+            return Err(Failure::no(Code::Limit, "The messages have too long fields to sort by"));
+        }
+        columns.push(keys);
+    }
+    Ok(columns)
+}
+
+/// Reads the keys of messages by one criterion.
+struct KeyReader<'r> {
+    criterion: Criterion,
+    column: Column<'r>,
+    scratch: Vec<u8>,
+}
+
+impl<'r> KeyReader<'r> {
+    fn new(criterion: Criterion, reading: &'r Reading) -> KeyReader<'r> {
+        let part = match criterion.key {
+            SortKey::Arrival | SortKey::Size | SortKey::Date => card::DATES,
+            SortKey::Subject => card::SUBJECT,
+            _ => card::ENVELOPE,
+        };
+        KeyReader { criterion, column: Column::new(reading, part), scratch: Vec::new() }
+    }
+
+    fn keys(&self) -> Keys {
+        Keys { reverse: self.criterion.reverse, ..Keys::default() }
+    }
+
+    /// Appends the message's key.
+    async fn read(&mut self, message: &Message, keys: &mut Keys) -> Result<(), Failure> {
+        let KeyReader { criterion, column, scratch } = self;
         match criterion.key {
             SortKey::Arrival => keys.push_number(message.internal_date.unix_seconds()),
             SortKey::Size => keys.push_number(message.body.size.min(i64::MAX as u64) as i64),
-            SortKey::Date => keys.push_number(sent_seconds(&mut column, &message).await?),
+            SortKey::Date => keys.push_number(sent_seconds(column, message).await?),
             SortKey::Subject => {
                 let mut pushed = Ok(());
                 let take = |card: &[u8]| {
                     let (text, _) = card::base_subject(card)?;
-                    pushed = keys.push_text(text, &mut scratch);
+                    pushed = keys.push_text(text, scratch);
                     Ok(())
                 };
-                if !column.read(&message, take).await? {
-                    keys.push_text("", &mut scratch)?;
+                if !column.read(message, take).await? {
+                    keys.push_text("", scratch)?;
                 }
                 pushed?;
             }
@@ -223,12 +257,94 @@ async fn read_keys(
                     text = address_text(&card, key);
                     Ok(())
                 };
-                column.read(&message, take).await?;
-                keys.push_text(&text, &mut scratch)?;
+                column.read(message, take).await?;
+                keys.push_text(&text, scratch)?;
             }
         }
+        Ok(())
     }
-    Ok(keys)
+}
+
+/// Where messages come into a sorted result: brings `joined`, which are in the order of the
+/// mailbox, into `order`, and returns for each how many of `sorted` are before it.
+///
+/// A few are looked for by halves, so that little is read; many are sorted together with those that
+/// are there, which costs no more than the first time.
+pub(in crate::service::imap) async fn places(
+    joined: &mut Vec<Hit>,
+    sorted: &[Uid],
+    order: &[Criterion],
+    selected: &Selected,
+    reading: &Reading,
+    executor: &dyn Executor,
+) -> Result<Vec<usize>, Failure> {
+    let steps = sorted.len().checked_ilog2().map_or(0, |halves| halves as usize + 1);
+    if joined.len() * steps > sorted.len() {
+        return places_among_all(joined, sorted, order, selected, reading, executor).await;
+    }
+    sort(joined, order, selected, reading, executor).await?;
+    let ours = read_columns(joined, order, selected, reading, executor).await?;
+    let mut readers: Vec<KeyReader<'_>> =
+        order.iter().map(|criterion| KeyReader::new(*criterion, reading)).collect();
+    let mut theirs: Vec<Keys> = readers.iter().map(KeyReader::keys).collect();
+    let mut places = Vec::with_capacity(joined.len());
+    let mut low = 0;
+    for (at, hit) in joined.iter().enumerate() {
+        let mut high = sorted.len();
+        while low < high {
+            let middle = low.midpoint(high);
+            let uid = sorted.get(middle).copied().unwrap_or_default();
+            let index = selected.numbering().index_of(uid);
+            let Some(message) = index.and_then(|index| selected.message(index)) else { break };
+            for (reader, keys) in readers.iter_mut().zip(&mut theirs) {
+                keys.clear();
+                reader.read(&message, keys).await?;
+            }
+            let mut orders =
+                ours.iter().zip(&theirs).map(|(ours, it)| it.compare(0, ours, at as u32));
+            let order = orders.find(|order| order.is_ne()).unwrap_or(uid.cmp(&hit.uid));
+            match order {
+                Ordering::Less => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        places.push(low);
+        executor.yield_now().await;
+    }
+    Ok(places)
+}
+
+async fn places_among_all(
+    joined: &mut Vec<Hit>,
+    sorted: &[Uid],
+    order: &[Criterion],
+    selected: &Selected,
+    reading: &Reading,
+    executor: &dyn Executor,
+) -> Result<Vec<usize>, Failure> {
+    let numbering = selected.numbering();
+    let mut all = Vec::with_capacity(joined.len() + sorted.len());
+    all.extend_from_slice(joined);
+    for (count, uid) in sorted.iter().enumerate() {
+        if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+            executor.yield_now().await;
+        }
+        let Some(index) = numbering.index_of(*uid) else { continue };
+        let Some(message) = numbering.get(index) else { continue };
+        all.push(Hit { index, uid: *uid, mod_seq: message.mod_seq });
+    }
+    all.sort_unstable_by_key(|hit| hit.index);
+    let new: Vec<usize> = joined.iter().map(|hit| hit.index).collect();
+    sort(&mut all, order, selected, reading, executor).await?;
+    joined.clear();
+    let mut places = Vec::with_capacity(new.len());
+    for (count, hit) in all.iter().enumerate() {
+        if new.binary_search(&hit.index).is_ok() {
+            places.push(count - joined.len());
+            joined.push(*hit);
+        }
+    }
+    Ok(places)
 }
 
 /// RFC 5256 2.2: without a Date that can be read, the internal date.
