@@ -67,6 +67,7 @@ pub use self::{
     handle::seen::SeenIn,
     handle::shipment::{Manifest, Shipment, Ticket},
     handle::unsettled::Unsettled,
+    handle::url_keys::UrlKey,
     handle::view::{AccountFollower, AccountWatch, MailboxView},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},

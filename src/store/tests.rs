@@ -30,6 +30,7 @@ mod queue;
 mod quota;
 mod seen;
 mod shares;
+mod url_keys;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);

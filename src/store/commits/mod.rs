@@ -335,9 +335,10 @@ fn entry_kind(effect: &Effect) -> EntryKind {
             EntryKind::Acl
         }
         Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
-        Effect::Property { key: (PropertyKind::Metadata | PropertyKind::Seen, ..), .. } => {
-            EntryKind::Metadata
-        }
+        Effect::Property {
+            key: (PropertyKind::Metadata | PropertyKind::Seen | PropertyKind::UrlKey, ..),
+            ..
+        } => EntryKind::Metadata,
         Effect::Annotations { .. } => EntryKind::Annotations,
         Effect::Delivery { .. } => EntryKind::Transaction,
         Effect::Spool { .. } => EntryKind::Spool,

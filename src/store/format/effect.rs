@@ -52,6 +52,8 @@ pub enum PropertyKind {
     Seen = 4,
     /// Of [`AccountId::SHARES`]: whom the access lists of an account name.
     Share = 5,
+    /// Of a user's account: the key that he signs URLs of a mailbox with (RFC 4467).
+    UrlKey = 6,
 }
 
 /// Name of the one property of kind [`PropertyKind::Acl`] that a mailbox has: an encoded
@@ -79,6 +81,17 @@ pub(crate) fn seen_key(owner: AccountId, mailbox: MailboxId) -> PropertyKey {
     let mut name = owner.0.to_le_bytes().to_vec();
     name.extend_from_slice(&mailbox.0.to_le_bytes());
     (PropertyKind::Seen, MailboxId(0), name)
+}
+
+/// Key of the property of `user`'s account that has the key for URLs of a mailbox: of his own
+/// mailbox a property of that.
+pub(crate) fn url_key_of(user: AccountId, (owner, mailbox): (AccountId, MailboxId)) -> PropertyKey {
+    if owner == user {
+        return (PropertyKind::UrlKey, mailbox, Vec::new());
+    }
+    let mut name = owner.0.to_le_bytes().to_vec();
+    name.extend_from_slice(&mailbox.0.to_le_bytes());
+    (PropertyKind::UrlKey, MailboxId(0), name)
 }
 
 /// Key of the property of [`AccountId::SHARES`] that has an owner's encoded
@@ -562,6 +575,7 @@ pub(crate) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Op
         3 => PropertyKind::Metadata,
         4 => PropertyKind::Seen,
         5 => PropertyKind::Share,
+        6 => PropertyKind::UrlKey,
         _ => return Err(Malformed("property kind")),
     };
     let mailbox = MailboxId(reader.varint_u32("mailbox")?);

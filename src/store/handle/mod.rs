@@ -17,4 +17,5 @@ pub(super) mod replacing;
 pub(super) mod seen;
 pub(super) mod shipment;
 pub(super) mod unsettled;
+pub(super) mod url_keys;
 pub(super) mod view;
