@@ -194,7 +194,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("updates", &["reply", "query", "context", "selected", "state", "folder", "searching"]),
     ("sync", &["reply", "accounts", "selected", "state", "folder", "updates"]),
     ("resync", &["reply", "selected", "state", "folder"]),
-    ("quoted", &["reply", "accounts", "selected", "state", "folder", "reader"]),
+    ("quoted", &["reply", "accounts", "state", "folder", "reader"]),
     ("upload", &["reply", "accounts", "state", "folder", "quoted"]),
     ("pipeline", &["state"]),
     ("handler", &["reply", "state"]),
@@ -218,6 +218,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("access", &["reply", "state", "folder", "handler"]),
     ("quota", &["reply", "state", "folder", "handler"]),
     ("metadata", &["reply", "state", "folder", "handler"]),
+    ("urls", &["reply", "state", "folder", "quoted", "handler"]),
     (
         "message",
         &[

@@ -683,6 +683,8 @@ pub struct ImapSection {
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
     pub administrators: Vec<String>,
+    /// Addresses of the accounts by which messages are submitted for others.
+    pub submitters: Vec<String>,
 }
 
 impl Default for ImapSection {
@@ -697,6 +699,7 @@ impl Default for ImapSection {
             utf8: Utf8Section::Accept,
             sessions_per_account: defaults.sessions_per_account,
             administrators: Vec::new(),
+            submitters: Vec::new(),
         }
     }
 }
@@ -1254,6 +1257,7 @@ impl Settings {
                 idle_timeout: self.imap.idle_timeout,
                 sessions_per_account: self.imap.sessions_per_account,
                 administrators: self.imap.administrators.clone(),
+                submitters: self.imap.submitters.clone(),
                 append_messages_max: self.imap.append_messages_max,
                 append_octets_max: self.imap.append_octets_max.as_u64(),
                 capabilities: self.imap_capabilities(),

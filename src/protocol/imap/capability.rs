@@ -253,6 +253,8 @@ mod tests {
             "METADATA",
             "METADATA-SERVER",
             "LIST-METADATA",
+            "URLAUTH",
+            "URL-PARTIAL",
             "UTF8=ACCEPT",
         ]
         .join(" ");

@@ -29,6 +29,32 @@ pub(super) fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
     words.next().is_none().then(|| Timestamp::from_unix_seconds(seconds))
 }
 
+/// Reads `2026-11-23T21:30:00Z` (RFC 3339 5.6), as URLs have it; fractions of a second are left
+/// out.
+pub(super) fn parse_rfc3339(text: &[u8]) -> Option<Timestamp> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = date else { return None };
+    let (year, month) = (number(&[y1, y2, y3, y4])? as i32, number(&[m1, m2])? as u8);
+    let day = number(&[d1, d2])? as u8;
+    let is_date = (1..=12).contains(&month) && (1..=month_days(year, month)).contains(&day);
+    let days = is_date.then(|| days_from_civil(year, month, day))?;
+    let (time, zone) = rest.strip_prefix(b"T").or(rest.strip_prefix(b"t"))?.split_at_checked(8)?;
+    let second = second_of_day(time)?;
+    let zone = match zone.strip_prefix(b".") {
+        Some(fraction) => {
+            let digits = fraction.iter().take_while(|octet| octet.is_ascii_digit()).count();
+            fraction.get(digits..).filter(|_| digits > 0)?
+        }
+        None => zone,
+    };
+    let zone = match *zone {
+        [b'Z' | b'z'] => 0,
+        [sign, h1, h2, b':', m1, m2] => zone_seconds(&[sign, h1, h2, m1, m2])?,
+        _ => return None,
+    };
+    Some(Timestamp::from_unix_seconds(days * SECONDS_PER_DAY + second - zone))
+}
+
 /// Reads `21:30:00` or `1:30:00`.
 fn second_of_day(time: &[u8]) -> Option<i64> {
     let (hour, rest) = time.split_at_checked(time.len().checked_sub(6)?)?;
@@ -79,6 +105,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// RFC 3339 5.8, RFC 5092 6.1.1.
+    #[test]
+    fn times_of_urls() {
+        const CASES: &[(&str, Option<i64>)] = &[
+            ("1985-04-12T23:20:50.52Z", Some(482_196_050)),
+            ("1996-12-19T16:39:57-08:00", Some(851_042_397)),
+            ("1990-12-31T23:59:60Z", Some(662_688_000)),
+            ("1937-01-01T12:00:27.87+00:20", Some(-1_041_337_173)),
+            ("1970-01-01t00:00:00z", Some(0)),
+            ("1970-02-29T00:00:00Z", None),
+            ("1970-13-01T00:00:00Z", None),
+            ("1970-01-01 00:00:00Z", None),
+            ("1970-01-01T24:00:00Z", None),
+            ("1970-01-01T00:00:00", None),
+            ("1970-01-01T00:00:00.Z", None),
+            ("1970-01-01T00:00:00+0000", None),
+            ("1970-01-01T0:00:00Z", None),
+            ("+970-01-01T00:00:00Z", None),
+            ("", None),
+        ];
+        for &(text, expected) in CASES {
+            let got = parse_rfc3339(text.as_bytes());
+            assert_eq!(got, expected.map(Timestamp::from_unix_seconds), "{text}");
+        }
+    }
 
     #[test]
     fn date_times() {

@@ -34,6 +34,8 @@ mod table;
 mod tests;
 mod upload;
 mod url;
+pub mod url_auth;
+pub mod urls;
 mod vanished;
 mod write;
 
@@ -57,5 +59,5 @@ pub use structure::WrittenParts;
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};
 pub use upload::{UploadPart, UploadPlace, UploadStep};
-pub use url::MessageUrl;
+pub use url::{MessageUrl, Server as UrlServer};
 pub use vanished::Vanished;

@@ -90,6 +90,8 @@ pub enum Code {
     Unavailable,
     /// RFC 3516 4.3.
     UnknownCte,
+    /// RFC 4467 8: the mechanisms that URLs can be signed with.
+    UrlMech,
     UseAttr,
 }
 
@@ -160,6 +162,7 @@ impl Code {
             Code::UidRequired => "UIDREQUIRED",
             Code::Unavailable => "UNAVAILABLE",
             Code::UnknownCte => "UNKNOWN-CTE",
+            Code::UrlMech => "URLMECH INTERNAL",
             Code::UseAttr => "USEATTR",
         };
         out.extend_from_slice(plain.as_bytes());
@@ -504,6 +507,37 @@ impl<'o> Writer<'o> {
         push_pair(self.out, " MESSAGE ", messages.0);
         push_pair(self.out, " ", messages.1);
         self.out.push(b')');
+        self.line_end();
+    }
+
+    /// RFC 4467 8.
+    pub fn gen_url_auth(&mut self, urls: &[Vec<u8>]) {
+        self.out.extend_from_slice(b"* GENURLAUTH");
+        for url in urls {
+            self.out.push(b' ');
+            push_string(self.out, url);
+        }
+        self.line_end();
+    }
+
+    /// Begins `* URLFETCH url`, which is followed by the data.
+    pub fn begin_url_fetch(&mut self, url: &[u8]) {
+        self.out.extend_from_slice(b"* URLFETCH ");
+        push_string(self.out, url);
+    }
+
+    /// The URL is not valid.
+    pub fn no_url_data(&mut self) {
+        self.out.extend_from_slice(b" NIL");
+    }
+
+    /// Data of `size` octets, which the caller appends next.
+    pub fn url_data(&mut self, size: u64) {
+        self.out.push(b' ');
+        push_literal_header(self.out, size);
+    }
+
+    pub fn end_url_fetch(&mut self) {
         self.line_end();
     }
 

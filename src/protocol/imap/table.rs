@@ -13,6 +13,7 @@ use super::{
     cursor::{Cursor, Parsed},
     mailbox, message, metadata, quota, session,
     state::{State, States},
+    urls,
 };
 
 macro_rules! capabilities {
@@ -92,6 +93,8 @@ capabilities! {
     Metadata         "METADATA"           Always; // RFC 5464
     MetadataServer   "METADATA-SERVER"    Always; // RFC 5464
     ListMetadata     "LIST-METADATA"      Always; // RFC 9590
+    UrlAuth          "URLAUTH"            Always; // RFC 4467
+    UrlPartial       "URL-PARTIAL"        Always; // RFC 5550 5.7.1
     Utf8Accept       "UTF8=ACCEPT"        Always can_be_enabled; // RFC 6855
     Utf8Only         "UTF8=ONLY"          Always; // RFC 6855 6, in place of UTF8=ACCEPT
     StartTls         "STARTTLS"           WhileInClear;
@@ -180,6 +183,11 @@ macro_rules! command_table {
     metadata {
         get_metadata::GetMetadata<'a>  [b"GETMETADATA"  Plain LoggedIn         All      Metadata];
         set_metadata::SetMetadata<'a>  [b"SETMETADATA"  Plain LoggedIn         All      Metadata];
+    }
+    urls {
+        gen_url_auth::GenUrlAuth<'a>   [b"GENURLAUTH"   Plain LoggedIn         All      UrlAuth];
+        reset_key::ResetKey<'a>        [b"RESETKEY"     Plain LoggedIn         All      UrlAuth];
+        url_fetch::UrlFetch<'a>        [b"URLFETCH"     Plain LoggedIn         All      UrlAuth];
     }
     message {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];

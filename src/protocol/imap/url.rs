@@ -1,17 +1,18 @@
-//! URLs of messages and parts of them (RFC 5092), as CATENATE takes them.
+//! URLs of messages and parts of them (RFC 5092), as CATENATE and URLFETCH take them.
 
 use std::borrow::Cow;
 
 use super::{
     cursor::{Cursor, Parsed},
     message::fetch::{Section, parse_section},
+    url_auth::UrlAuth,
 };
 use crate::model::{Uid, UidValidity};
 
 const NOT_ONE: &str = "not the URL of a message";
 
-/// `imap://user@host/mailbox;UIDVALIDITY=1/;UID=2/;SECTION=3/;PARTIAL=4.5`, or the end of one,
-/// relative to a server or to a mailbox.
+/// `imap://user@host/mailbox;UIDVALIDITY=1/;UID=2/;SECTION=3/;PARTIAL=4.5;URLAUTH=authuser`, or the
+/// end of one, relative to a server or to a mailbox. One that says who may use it is whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MessageUrl {
     /// `None` if it is relative: this server, and the user who asks.
@@ -23,6 +24,7 @@ pub struct MessageUrl {
     pub section: Section<'static>,
     /// Offset, and octets from there; without the latter all.
     pub partial: Option<(u64, Option<u64>)>,
+    pub auth: Option<UrlAuth>,
 }
 
 /// `user@host:port`
@@ -72,8 +74,21 @@ impl MessageUrl {
             };
             partial = Some((u64::from(number(offset)?), count));
         }
-        match rest.is_empty() {
-            true => Ok(MessageUrl { server, mailbox, uid_validity, uid, section, partial }),
+        let mut expire = None;
+        if let Some(value) = parameter(rest, ";EXPIRE=") {
+            let (value, after) = split_at_parameter(value);
+            (expire, rest) = (Some(value), after);
+        }
+        let mut auth = None;
+        if let Some(value) = parameter(rest, ";URLAUTH=") {
+            let decode = |user: &str| decode(user).ok();
+            auth = Some(UrlAuth::parse(expire, value, url.len(), decode).ok_or(NOT_ONE)?);
+        } else if !rest.is_empty() || expire.is_some() {
+            return Err(NOT_ONE);
+        }
+        let has_user = server.as_ref().is_some_and(|server| server.user.is_some());
+        match auth.is_none() || has_user && mailbox.is_some() {
+            true => Ok(MessageUrl { server, mailbox, uid_validity, uid, section, partial, auth }),
             false => Err(NOT_ONE),
         }
     }
@@ -187,7 +202,14 @@ impl Section<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::message::fetch::SectionPart, *};
+    use super::{
+        super::{
+            message::fetch::SectionPart,
+            url_auth::{self, Access},
+        },
+        *,
+    };
+    use crate::model::Timestamp;
 
     fn url(mailbox: Option<&str>, validity: Option<u32>, uid: u32) -> MessageUrl {
         MessageUrl {
@@ -197,6 +219,7 @@ mod tests {
             uid: Uid(uid),
             section: Section::default(),
             partial: None,
+            auth: None,
         }
     }
 
@@ -255,6 +278,82 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(MessageUrl::parse(text.as_bytes()), Ok(expected), "{text}");
         }
+    }
+
+    /// RFC 4467 7, RFC 5092 9.
+    #[test]
+    fn urls_that_say_who_may_use_them() {
+        const RUMP: &str = "imap://joe@example.com/INBOX/;uid=20/;section=1.2;urlauth=submit+fred";
+        let parse = |text: &str| MessageUrl::parse(text.as_bytes());
+        let auth = |text: &str| parse(text).ok().and_then(|url| url.auth);
+        let plain = |access| UrlAuth { expire: None, access, rump: RUMP.len(), proof: None };
+        let submit = || Access::Submit("fred".to_owned());
+        assert_eq!(auth(RUMP), Some(plain(submit())));
+        let signed = format!("{RUMP}:internal:91354a473744909de610943775f92038");
+        let found = auth(&signed).expect("signed");
+        assert_eq!((found.rump, found.access), (RUMP.len(), submit()));
+        assert!(found.proof.is_some_and(|proof| !proof.is_internal()), "too short for ours");
+        let (section, uid) = parse(RUMP).map(|url| (url.section, url.uid)).expect("an URL");
+        assert_eq!((section, uid), (self::section(&[1, 2], SectionPart::Full), Uid(20)));
+        let url = |end: &str| format!("imap://joe;AUTH=*@example.com/x;UIDVALIDITY=3/;UID=1{end}");
+        let cases = [
+            (";URLAUTH=anonymous", None, Access::Anonymous),
+            ("/;PARTIAL=0.9/;URLAUTH=AUTHUSER", None, Access::AuthUser),
+            (";URLAUTH=user+a%40b.test", None, Access::User("a@b.test".to_owned())),
+            (
+                ";EXPIRE=1970-01-01T00:01:00Z;URLAUTH=user+x",
+                Some(Timestamp::from_unix_seconds(60)),
+                Access::User("x".to_owned()),
+            ),
+        ];
+        for (end, expire, access) in cases {
+            let found = auth(&url(end)).expect(end);
+            assert_eq!((found.expire, found.access), (expire, access), "{end}");
+        }
+        for end in [
+            ";URLAUTH=",
+            ";URLAUTH=user",
+            ";URLAUTH=user+",
+            ";URLAUTH=user+%ff",
+            ";URLAUTH=role+x",
+            ";URLAUTH=anonymous:internal",
+            ";EXPIRE=1970-01-01T00:01:00Z",
+            ";EXPIRE=tomorrow;URLAUTH=anonymous",
+            ";URLAUTH=anonymous;EXPIRE=1970-01-01T00:01:00Z",
+            ";EXPIRE=;URLAUTH=anonymous",
+        ] {
+            assert!(parse(&url(end)).is_err(), "{end}");
+        }
+        for start in ["/x/", "imap://example.com/x/", ";UID=1"] {
+            assert!(parse(&format!("{start};UID=1;URLAUTH=anonymous")).is_err(), "{start}");
+        }
+    }
+
+    /// Whatever is changed of a signed URL, it is no longer one.
+    #[test]
+    fn every_octet_is_signed() {
+        let rump = b"imap://joe@example.com/INBOX/;uid=20;urlauth=user+fred";
+        let (key, other) = ([7; 32], [8; 32]);
+        let signed = url_auth::sign(&key, rump);
+        let verifies = |url: &[u8], key: &[u8]| {
+            let auth = MessageUrl::parse(url).ok().and_then(|url| url.auth);
+            let Some(UrlAuth { rump, proof: Some(proof), .. }) = auth else { return false };
+            proof.verifies(key, &url[..rump])
+        };
+        assert!(verifies(&signed, &key) && !verifies(&signed, &other));
+        let start = signed.len() - 64 - ":internal:".len();
+        for at in 0..signed.len() {
+            let mut changed = signed.clone();
+            changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
+            assert!(!verifies(&changed, &key), "{at}");
+            assert!(!verifies(&signed[..at], &key), "{at}");
+            let capital = signed.to_ascii_uppercase()[at];
+            changed[at] = capital;
+            // The mechanism's name and the digits are the same in capitals.
+            assert_eq!(verifies(&changed, &key), at >= start || capital == signed[at], "{at}");
+        }
+        let more = [&signed[..], b"0"].concat();
+        assert!(!verifies(&more, &key));
     }
 
     #[test]

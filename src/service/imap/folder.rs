@@ -44,6 +44,13 @@ pub(super) struct Folder {
     seen_book: SeenBook,
 }
 
+/// A mailbox of which messages are only read.
+pub(super) struct Source {
+    home: Home,
+    mailbox: MailboxId,
+    uid_validity: UidValidity,
+}
+
 /// The mailbox of this name, for a command that needs `right` on it.
 pub(super) async fn resolve(
     session: &Session,
@@ -72,6 +79,28 @@ pub(super) async fn resolve_utf8(
     right: Right,
 ) -> Result<Folder, Failure> {
     find(&Namespace::of(session)?, name, Rights::of(&[right]), false).await
+}
+
+/// The mailbox that another user, whose own account `own` is, can read and knows by this name in
+/// UTF-8: with his rights, wherever his account and the mailbox are.
+pub(super) async fn of_another_user(own: &Home, name: &str) -> Result<Source, Failure> {
+    let name = name.to_owned();
+    let locate = move |holding: Holding| async move {
+        let located = Namespace::of_holding(holding).locate(&name);
+        let Located { reach, name } = located.ok_or_else(no_such_mailbox)?;
+        Ok((reach.account, name))
+    };
+    let (account, name) = own.at_owner(locate).await?;
+    let home = match account == own.account() {
+        true => own.clone(),
+        false => own.neighbour(account).await?,
+    };
+    let find = move |holding: Holding| async move { Ok(holding.find(&name)) };
+    let found = home.at_owner(find).await?;
+    let read = Rights::of(&[Right::Read]);
+    permitted(found.as_ref().map(|(_, rights)| *rights), read, no_such_mailbox)?;
+    let (info, _) = found.ok_or_else(no_such_mailbox)?;
+    Ok(Source { home, mailbox: info.id, uid_validity: info.uid_validity })
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
@@ -243,7 +272,42 @@ pub(super) fn changeable_flags(session: &Session) -> FlagMask {
     }
 }
 
+impl Source {
+    pub(super) fn uid_validity(&self) -> UidValidity {
+        self.uid_validity
+    }
+
+    /// Numbers that are never used again.
+    pub(super) fn place(&self) -> (AccountId, MailboxId) {
+        (self.home.account(), self.mailbox)
+    }
+
+    /// Its messages. Whether they may be read is asked of the owner each time.
+    pub(super) fn reading(&self) -> Reading {
+        Reading::new(&self.home, self.mailbox)
+    }
+
+    /// The messages that it has now. As long as it is held, their octets stay.
+    pub(super) async fn view(&self) -> Result<View, Failure> {
+        match &self.home {
+            Home::Here(holding) => View::here(holding, self.mailbox, false).await,
+            Home::There(distant) => View::there(distant, self.mailbox, false).await,
+        }
+    }
+}
+
 impl Folder {
+    /// To be read only.
+    pub(super) fn source(&self) -> Source {
+        let (mailbox, uid_validity) = (self.info.id, self.info.uid_validity);
+        Source { home: self.home.clone(), mailbox, uid_validity }
+    }
+
+    /// Numbers that are never used again.
+    pub(super) fn place(&self) -> (AccountId, MailboxId) {
+        (self.home.account(), self.info.id)
+    }
+
     /// In UTF-8, as the client knows it.
     pub(super) fn name(&self) -> String {
         format!("{}{}", self.reach.prefix, self.info.name)

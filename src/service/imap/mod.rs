@@ -7,7 +7,7 @@
 //! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
 //!                service/channel.rs
 //! pipeline       changes that are decided and not yet durable
-//! session/  authentication/  mailbox/  access/  quota/  metadata/  message/
+//! session/  authentication/  mailbox/  access/  quota/  metadata/  urls/  message/
 //!                the commands, a file each
 //! handler        the interface of a command's handler
 //! sync           what changed since -> untagged responses
@@ -62,6 +62,7 @@ mod state;
 mod sync;
 mod updates;
 mod upload;
+mod urls;
 
 pub use accounts::Leases;
 pub use conversation::{resume, run};

@@ -48,6 +48,11 @@ impl Namespace {
         Ok(Namespace { own: Holding::new(&shard, session.account()?, user.clone()), shard, user })
     }
 
+    /// That of a user whose account is on this shard.
+    pub(super) fn of_holding(own: Holding) -> Namespace {
+        Namespace { shard: own.shard.clone(), user: own.user.clone(), own }
+    }
+
     /// The user's own account.
     pub(super) fn own(&self) -> &Holding {
         &self.own

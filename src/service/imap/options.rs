@@ -25,6 +25,8 @@ pub struct ImapOptions {
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
     pub administrators: Vec<String>,
+    /// Users who may use URLs that were signed for the submission of messages (RFC 4467 3).
+    pub submitters: Vec<String>,
     /// Messages that one APPEND may have (RFC 3502).
     pub append_messages_max: u32,
     /// Octets of all of them together; at least one of the largest size always fits.
@@ -70,6 +72,7 @@ impl Default for ImapOptions {
             login_failures_max: 3,
             sessions_per_account: 1000,
             administrators: Vec::new(),
+            submitters: Vec::new(),
             append_messages_max: COPY_SLICE as u32,
             append_octets_max: 500 << 20,
             bad_commands_max: 20,

@@ -33,6 +33,14 @@ impl Home {
         Ok(Home::There(Distant { shard: shard.clone(), account, user: user.clone() }))
     }
 
+    /// Another account, for the same user.
+    pub(in crate::service::imap) async fn neighbour(
+        &self,
+        account: AccountId,
+    ) -> Result<Home, Failure> {
+        Home::of(self.shard(), account, self.user()).await
+    }
+
     /// The same for a later command, with the groups that the user belongs to then.
     pub(in crate::service::imap) fn again(&self) -> Home {
         match self {

@@ -12,7 +12,7 @@ use super::super::{
 use crate::{
     model::{FlagMask, Right, Rights},
     protocol::imap::{
-        Attributes, Code, ListItem, ObjectId, Status, Writer,
+        Attributes, Capability, Code, ListItem, ObjectId, Status, Writer,
         mailbox::select::{Examine, Select},
     },
 };
@@ -55,7 +55,12 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         Some(known) => resync::changes(&folder, &selected, known).await?,
         None => None,
     };
-    let telling = Telling { rev2, unseen: !rev2 && !session.uid_only(), id: folder.object_id() };
+    let telling = Telling {
+        rev2,
+        unseen: !rev2 && !session.uid_only(),
+        id: folder.object_id(),
+        signs_urls: session.imap().capabilities.contains(Capability::UrlAuth),
+    };
     describe(&mut session.writer(), &selected, changeable, telling);
     if rev2 {
         // RFC 9051 6.3.2
@@ -89,6 +94,8 @@ struct Telling {
     /// UIDs only (RFC 9586 3.5).
     unseen: bool,
     id: ObjectId,
+    /// How URLs can be signed.
+    signs_urls: bool,
 }
 
 /// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
@@ -110,5 +117,9 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask, 
     writer.untagged(Status::Ok, Some(Code::UidNext(status.uid_next)), "Predicted next UID");
     // RFC 8474 4.2
     writer.untagged(Status::Ok, Some(Code::MailboxId(telling.id)), "Its name may change");
+    if telling.signs_urls {
+        // RFC 4467 8
+        writer.untagged(Status::Ok, Some(Code::UrlMech), "URLs can be signed");
+    }
     tell_highest(writer, selected);
 }
