@@ -369,6 +369,100 @@ fn a_flood_of_urls_ends_at_a_limit() {
     assert!(told.ends_with("URLFETCH completed\r\n") && told.contains("0 NIL\r\n"), "no data");
 }
 
+/// RFC 5524: its form, decoded parts, and what they are.
+#[test]
+fn parts_come_without_their_encoding() {
+    const MESSAGE: &str = "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\
+        Content-Transfer-Encoding: quoted-printable\r\n\r\n\
+        Si vis pacem, =\r\npara =62ellum.=0D=0A\r\n--b\r\n\
+        Content-Type: image/png; name=p.png\r\nContent-Transfer-Encoding: base64\r\n\r\n\
+        AAEC\r\nAwQF\r\n--b\r\n\
+        Content-Transfer-Encoding: x-secret\r\n\r\n???\r\n--b\r\n\r\nplain\r\n--b--\r\n";
+    let kit = kit();
+    for names in CASES {
+        let mut case = case(&kit, names);
+        case.issuer.done("CREATE parts");
+        append(&mut case.issuer, "parts", MESSAGE);
+        let issuer = &mut case.issuer;
+        let mut url = |section: &str| {
+            let rump = rump(names[0], "parts", ";URLAUTH=anonymous");
+            sign(issuer, &rump.replace("/;SECTION=TEXT", section))
+        };
+        let [text, image, secret, plain, header, whole, part] = [
+            "/;SECTION=1",
+            "/;SECTION=2",
+            "/;SECTION=3",
+            "/;SECTION=4",
+            "/;SECTION=HEADER",
+            "",
+            "/;SECTION=2/;PARTIAL=1.3",
+        ]
+        .map(&mut url);
+        let mut answer = |items: &str| case.reader.done(&format!("URLFETCH {items}"));
+        let mut check = |url: &str, items: &str, expected: &str| {
+            let told = answer(&format!("(\"{url}\" {items})"));
+            let expected = format!("* URLFETCH \"{url}\" {expected}\r\n");
+            let end = told.split("URLFETCH completed").next().unwrap_or_default();
+            let end = end.rsplit_once("\r\n").expect("lines").0;
+            assert_eq!(format!("{end}\r\n"), expected, "{items} of {url}");
+        };
+        let us_ascii = "\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL";
+        check(
+            &text,
+            "BODYPARTSTRUCTURE BINARY",
+            &format!(
+                "(BODYPARTSTRUCTURE ({us_ascii} \"8bit\" 28 1 NIL NIL NIL NIL)) \
+                 (BINARY {{28}}\r\nSi vis pacem, para bellum.\r\n)"
+            ),
+        );
+        check(
+            &text,
+            "BODY BODYPARTSTRUCTURE",
+            &format!(
+                "(BODYPARTSTRUCTURE ({us_ascii} \"quoted-printable\" 37 1 NIL NIL NIL NIL)) \
+                 (BODY {{37}}\r\nSi vis pacem, =\r\npara =62ellum.=0D=0A)"
+            ),
+        );
+        let png = "\"image\" \"png\" (\"name\" \"p.png\") NIL NIL";
+        check(
+            &image,
+            "BINARY BODYPARTSTRUCTURE",
+            &format!(
+                "(BODYPARTSTRUCTURE ({png} \"binary\" 6 NIL NIL NIL NIL)) \
+                 (BINARY ~{{6}}\r\n\0\u{1}\u{2}\u{3}\u{4}\u{5})"
+            ),
+        );
+        check(&image, "BODY", "(BODY {10}\r\nAAEC\r\nAwQF)");
+        check(&part, "BINARY", "(BINARY ~{3}\r\n\u{1}\u{2}\u{3})");
+        check(&secret, "BINARY", "(BINARY NIL)");
+        check(&secret, "BODY", "(BODY {3}\r\n???)");
+        check(
+            &plain,
+            "BINARY BODYPARTSTRUCTURE",
+            &format!(
+                "(BODYPARTSTRUCTURE ({us_ascii} \"7bit\" 5 0 NIL NIL NIL NIL)) \
+                 (BINARY {{5}}\r\nplain)"
+            ),
+        );
+        let fields = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+        check(&header, "BINARY", &format!("(BINARY {{{}}}\r\n{fields})", fields.len()));
+        check(&header, "BODYPARTSTRUCTURE", "NIL");
+        check(&whole, "BODY", &format!("(BODY {{{}}}\r\n{MESSAGE})", MESSAGE.len()));
+        // In both forms in one command, and what is not signed.
+        let told = answer(&format!("\"{plain}\" (\"{image}\" BODY) (x BODYPARTSTRUCTURE BODY)"));
+        let expected = format!(
+            "* URLFETCH \"{plain}\" {{5}}\r\nplain\r\n\
+             * URLFETCH \"{image}\" (BODY {{10}}\r\nAAEC\r\nAwQF)\r\n\
+             * URLFETCH \"x\" NIL\r\n"
+        );
+        assert!(told.starts_with(&expected), "{told}");
+        for items in ["BODY BINARY", "BODY BODY", "SIZE"] {
+            let refused = case.reader.answer(&format!("URLFETCH (\"{plain}\" {items})"));
+            assert!(refused.contains(" BAD "), "{refused}");
+        }
+    }
+}
+
 /// A large message, in pieces, from another shard.
 #[test]
 fn a_large_part_comes_whole() {

@@ -190,6 +190,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("namespace", &["reply", "accounts", "state"]),
     ("folder", &["reply", "accounts", "selected", "state", "namespace"]),
     ("reader", &["reply", "accounts"]),
+    ("binary", &["reply", "state", "reader"]),
     ("searching", &["reply", "accounts", "query", "selected", "state", "folder", "reader"]),
     ("updates", &["reply", "query", "context", "selected", "state", "folder", "searching"]),
     ("sync", &["reply", "accounts", "selected", "state", "folder", "updates"]),
@@ -218,7 +219,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("access", &["reply", "state", "folder", "handler"]),
     ("quota", &["reply", "state", "folder", "handler"]),
     ("metadata", &["reply", "state", "folder", "handler"]),
-    ("urls", &["reply", "state", "folder", "quoted", "handler"]),
+    ("urls", &["reply", "state", "folder", "reader", "binary", "quoted", "handler"]),
     (
         "message",
         &[
@@ -232,6 +233,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
             "searching",
             "folder",
             "reader",
+            "binary",
             "upload",
             "handler",
         ],

@@ -255,6 +255,7 @@ mod tests {
             "LIST-METADATA",
             "URLAUTH",
             "URL-PARTIAL",
+            "URLAUTH=BINARY",
             "UTF8=ACCEPT",
         ]
         .join(" ");

@@ -55,7 +55,7 @@ pub use response::{
 };
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
 pub use state::State;
-pub use structure::WrittenParts;
+pub use structure::{DecodedPart, WrittenParts};
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};
 pub use upload::{UploadPart, UploadPlace, UploadStep};

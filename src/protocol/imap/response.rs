@@ -11,9 +11,13 @@ use super::{
     name::{self, NameForm, SEPARATOR},
     object_id::ObjectId,
     sequence::write_set,
+    structure::{DecodedPart, write_body_part},
     write::{push_astring, push_literal_header, push_nstring, push_number, push_string},
 };
-use crate::model::{Flags, ModSeq, Right, Rights, SpecialUse, Uid, UidValidity};
+use crate::{
+    model::{Flags, ModSeq, Right, Rights, SpecialUse, Uid, UidValidity},
+    protocol::mime::Part,
+};
 
 /// Condition of a status response (RFC 3501 7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -529,6 +533,31 @@ impl<'o> Writer<'o> {
     /// The URL is not valid.
     pub fn no_url_data(&mut self) {
         self.out.extend_from_slice(b" NIL");
+    }
+
+    /// RFC 5524 3.2: what the part is, or is without its transfer encoding.
+    pub fn url_structure(&mut self, part: Part<'_>, decoded: Option<DecodedPart>) {
+        self.out.extend_from_slice(b" (BODYPARTSTRUCTURE ");
+        write_body_part(self.out, part, decoded);
+        self.out.push(b')');
+    }
+
+    /// Begins an item with the data, of which `size` octets follow; a `literal8` if there may be
+    /// NUL among them. [`Writer::end_url_item`] ends it.
+    pub fn begin_url_item(&mut self, name: &str, size: u64, has_nul: bool) {
+        self.out.extend_from_slice(b" (");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(if has_nul { b" ~" } else { b" " });
+        push_literal_header(self.out, size);
+    }
+
+    pub fn end_url_item(&mut self) {
+        self.out.push(b')');
+    }
+
+    /// The transfer encoding is unknown.
+    pub fn no_url_binary(&mut self) {
+        self.out.extend_from_slice(b" (BINARY NIL)");
     }
 
     /// Data of `size` octets, which the caller appends next.

@@ -99,6 +99,29 @@ fn write_addresses(out: &mut Vec<u8>, addresses: &[Address<'_>]) {
     out.push(b')');
 }
 
+/// What a part is without its transfer encoding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecodedPart {
+    pub size: u64,
+    pub lines: u64,
+    pub has_nul: bool,
+}
+
+/// One part, as BODYSTRUCTURE describes it (RFC 5524 3.2).
+pub(super) fn write_body_part(out: &mut Vec<u8>, part: Part<'_>, decoded: Option<DecodedPart>) {
+    let Some(decoded) = decoded.filter(|_| part.kind() == PartKind::Leaf) else {
+        return write_part(out, part, true, &mut WrittenParts::default());
+    };
+    write_start_as(out, part, if decoded.has_nul { b"binary" } else { b"8bit" });
+    push_number(out, decoded.size);
+    if part.media_type().eq_ignore_ascii_case(b"text") {
+        out.push(b' ');
+        push_number(out, decoded.lines);
+    }
+    write_md5(out, part, true);
+    write_end(out, part, true);
+}
+
 /// RFC 3501 9 `body`; `extended` adds the extension data.
 fn write_part(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut WrittenParts) {
     match part.kind() {
@@ -200,6 +223,10 @@ fn write_leaf(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut W
 
 /// A part that is no multipart, up to its size.
 fn write_start(out: &mut Vec<u8>, part: Part<'_>) {
+    write_start_as(out, part, part.encoding());
+}
+
+fn write_start_as(out: &mut Vec<u8>, part: Part<'_>, encoding: &[u8]) {
     out.push(b'(');
     push_string(out, part.media_type());
     out.push(b' ');
@@ -211,7 +238,7 @@ fn write_start(out: &mut Vec<u8>, part: Part<'_>) {
         push_nstring(out, text);
     }
     out.push(b' ');
-    push_string(out, part.encoding());
+    push_string(out, encoding);
     out.push(b' ');
 }
 

@@ -95,6 +95,7 @@ capabilities! {
     ListMetadata     "LIST-METADATA"      Always; // RFC 9590
     UrlAuth          "URLAUTH"            Always; // RFC 4467
     UrlPartial       "URL-PARTIAL"        Always; // RFC 5550 5.7.1
+    UrlAuthBinary    "URLAUTH=BINARY"     Always; // RFC 5524
     Utf8Accept       "UTF8=ACCEPT"        Always can_be_enabled; // RFC 6855
     Utf8Only         "UTF8=ONLY"          Always; // RFC 6855 6, in place of UTF8=ACCEPT
     StartTls         "STARTTLS"           WhileInClear;

@@ -19,6 +19,7 @@
 //! namespace      the names that a session can use, and whose they are
 //! literal        message literals as they arrive
 //! state          the session that handlers borrow
+//! binary         parts of messages without their transfer encoding
 //! reader         one stored message, in pieces
 //! selected       the selected mailbox as the client knows it
 //! context        search results whose changes a client is told
@@ -36,6 +37,7 @@
 mod access;
 mod accounts;
 mod authentication;
+mod binary;
 mod context;
 mod conversation;
 mod folder;

@@ -16,6 +16,7 @@ use crate::{
     model::{Right, Rights},
     protocol::imap::{
         Code, MessageUrl, UrlServer,
+        message::fetch::Section,
         url_auth::{Access, UrlAuth},
     },
     service::Shard,
@@ -24,8 +25,10 @@ use crate::{
 
 /// What an URL names, found and not read yet.
 pub(super) struct Quoted {
-    reading: Reading,
-    message: Message,
+    pub reading: Reading,
+    pub message: Message,
+    pub section: Section<'static>,
+    pub partial: Option<(u64, Option<u64>)>,
     /// Keeps the body, should the message be expunged.
     _held: View,
     rest: Rest,
@@ -95,7 +98,8 @@ impl Quoted {
             None => Rest::Range(clip(range, url.partial)),
         };
         drop(reader);
-        Ok(Quoted { reading, message, _held: held, rest })
+        let (section, partial) = (url.section.clone(), url.partial);
+        Ok(Quoted { reading, message, section, partial, _held: held, rest })
     }
 
     /// Octets that were not read yet.

@@ -7,18 +7,16 @@
 
 use std::ops::Range;
 
-use super::{
-    super::{
-        accounts::{CardSource, Reading},
-        folder::{self, Folder},
-        handler::Handler,
-        reader::MessageReader,
-        reply::{Done, Failure, Leave, Reply},
-        resync,
-        state::Session,
-        sync::OwnChange,
-    },
+use super::super::{
+    accounts::{CardSource, Reading},
     binary::BinaryPart,
+    folder::{self, Folder},
+    handler::Handler,
+    reader::MessageReader,
+    reply::{Done, Failure, Leave, Reply},
+    resync,
+    state::Session,
+    sync::OwnChange,
 };
 use crate::{
     model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, PartitionId, Right, Rights, Uid},

@@ -13,5 +13,3 @@ mod sort;
 mod store;
 mod thread;
 mod uid_batches;
-
-use super::reader;

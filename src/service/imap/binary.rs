@@ -1,4 +1,5 @@
-//! Parts of a message without their transfer encoding, for BINARY (RFC 3516).
+//! Parts of a message without their transfer encoding, for BINARY (RFC 3516) and URLFETCH (RFC
+//! 5524).
 //!
 //! The size of what is decoded is announced before it, and is not known before: an encoded part is
 //! read twice, in pieces, and neither time kept. A part that is not encoded is a range of the
@@ -7,11 +8,9 @@
 use std::ops::Range;
 
 use super::{
-    super::{
-        reply::{Failure, Leave},
-        state::Session,
-    },
     reader::MessageReader,
+    reply::{Failure, Leave},
+    state::Session,
 };
 use crate::protocol::{
     imap::{Code, message::fetch::Partial},
@@ -32,6 +31,8 @@ pub(super) struct Measured {
     skipped: u64,
     pub size: u64,
     pub has_nul: bool,
+    /// Line ends, if the part is encoded.
+    pub lines: u64,
 }
 
 impl BinaryPart {
@@ -71,7 +72,7 @@ impl BinaryPart {
     ) -> Result<Measured, Failure> {
         let offset = partial.map_or(0, |partial| partial.offset);
         let end = partial.map_or(u64::MAX, |it| it.offset.saturating_add(it.count));
-        let (mut decoded, mut has_nul) = (0, self.is_binary);
+        let (mut decoded, mut has_nul, mut lines) = (0, self.is_binary, 0);
         if let TransferDecoder::Identity = self.decoder {
             decoded = self.range.end.saturating_sub(self.range.start);
         } else {
@@ -81,11 +82,17 @@ impl BinaryPart {
             {
                 decoded += octets.len() as u64;
                 has_nul |= memchr::memchr(0, octets).is_some();
+                lines += memchr::memchr_iter(b'\n', octets).count() as u64;
             }
         }
         let decoded = decoded.min(end);
         let skipped = offset.min(decoded);
-        Ok(Measured { skipped, size: decoded - skipped, has_nul })
+        Ok(Measured { skipped, size: decoded - skipped, has_nul, lines })
+    }
+
+    /// Whether the part is the same without its encoding.
+    pub(super) fn is_identity(&self) -> bool {
+        matches!(self.decoder, TransferDecoder::Identity)
     }
 
     /// Appends what was measured to the output, after its announcement: from then on a failure can
