@@ -245,6 +245,7 @@ mod tests {
             "LIST-MYRIGHTS",
             "COMPRESS=DEFLATE",
             "UNAUTHENTICATE",
+            "I18NLEVEL=1",
             "LANGUAGE",
             "QUOTA",
             "QUOTASET",

@@ -85,6 +85,7 @@ capabilities! {
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
     CompressDeflate  "COMPRESS=DEFLATE"   Always; // RFC 4978
     Unauthenticate   "UNAUTHENTICATE"     Always; // RFC 8437
+    I18nLevel        "I18NLEVEL=1"        Always; // RFC 5255
     Language         "LANGUAGE"           Always; // RFC 5255
     Quota            "QUOTA"              Always; // RFC 9208
     QuotaSet         "QUOTASET"           Always; // RFC 9208

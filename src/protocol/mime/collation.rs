@@ -1,25 +1,28 @@
-//! The comparator i;unicode-casemap (RFC 5051), by which SORT and THREAD compare strings (RFC 5255
-//! 4.5, RFC 5256 2).
+//! The comparator i;unicode-casemap (RFC 5051), by which SEARCH, SORT and THREAD compare strings
+//! (RFC 5255 4.2, RFC 5256 2).
 //!
-//! A string becomes a key of octets; the order of keys is the order of strings. Each character is
-//! mapped by itself: to title case, then to its decomposition.
+//! A string becomes a key of octets; the order of keys is the order of strings, and one string is
+//! in another if its key is. Each character is mapped by itself: to title case, then to its
+//! decomposition. So the key of a text is that of its pieces, wherever it is cut.
 
-use std::{iter, sync::LazyLock};
+use std::{iter, ops::Range, sync::LazyLock};
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 
-/// Characters below this are looked up; beyond it most have no decomposition.
-const TABLE_END: u32 = 0x3100;
+/// Characters that are looked up: most letters with a case, and most that have a decomposition, of
+/// which some have eighteen characters.
+const LOW: Range<u32> = 0..0x3400;
+const HIGH: Range<u32> = 0xf900..0x1_0000;
 
-/// The mapped characters below [`TABLE_END`]: a text, and where each one's part of it ends.
+/// The mapped characters of [`LOW`] and [`HIGH`]: a text, and where each one's part of it ends.
 struct Table {
-    text: String,
+    text: Vec<u8>,
     ends: Vec<u32>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
-    let mut table = Table { text: String::new(), ends: Vec::with_capacity(TABLE_END as usize) };
-    for code in 0..TABLE_END {
+    let mut table = Table { text: Vec::new(), ends: Vec::with_capacity(LOW.len() + HIGH.len()) };
+    for code in LOW.chain(HIGH) {
         char::from_u32(code).into_iter().for_each(|letter| map(letter, &mut table.text));
         table.ends.push(table.text.len() as u32);
     }
@@ -28,30 +31,61 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
 
 /// Appends the key of `text`.
 pub fn push_key(text: &str, out: &mut Vec<u8>) {
-    if text.is_ascii() {
-        let start = out.len();
-        out.extend_from_slice(text.as_bytes());
-        out[start..].make_ascii_uppercase();
-        return;
-    }
-    let table = &*TABLE;
-    for letter in text.chars() {
-        let code = letter as usize;
-        match table.ends.get(code) {
-            Some(&end) => {
-                let start = code.checked_sub(1).map_or(0, |before| table.ends[before]);
-                out.extend_from_slice(&table.text.as_bytes()[start as usize..end as usize]);
+    let mut rest = text;
+    while let Some(letter) = push_ascii(&mut rest, out) {
+        rest = &rest[letter.len_utf8()..];
+        match place(letter) {
+            Some(place) => {
+                let (start, end) = (TABLE.ends[place - 1], TABLE.ends[place]);
+                out.extend_from_slice(&TABLE.text[start as usize..end as usize]);
             }
-            None if is_unmapped(letter) => {
-                out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            None => {
-                let mut mapped = String::new();
-                map(letter, &mut mapped);
-                out.extend_from_slice(mapped.as_bytes());
-            }
+            None if is_unmapped(letter) => push(letter, out),
+            None => map(letter, out),
         }
     }
+}
+
+/// Appends a key by which texts are ordered. Those that were not valid in their charset come last,
+/// by their octets (RFC 5255 4.6).
+pub fn push_order_key(text: &str, out: &mut Vec<u8>) {
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        // Above all that UTF-8 begins with.
+        out.push(0xff);
+        return out.extend_from_slice(text.as_bytes());
+    }
+    push_key(text, out);
+}
+
+/// Where the table has a character that is not ASCII.
+fn place(letter: char) -> Option<usize> {
+    let code = letter as u32;
+    match code {
+        _ if LOW.contains(&code) => Some(code as usize),
+        _ if HIGH.contains(&code) => Some((LOW.end + code - HIGH.start) as usize),
+        _ => None,
+    }
+}
+
+/// Appends the key of the ASCII at the beginning of `rest`, and returns the character behind it.
+fn push_ascii(rest: &mut &str, out: &mut Vec<u8>) -> Option<char> {
+    let size = if rest.is_ascii() { rest.len() } else { ascii_size(rest.as_bytes()) };
+    let (ascii, others) = rest.split_at(size);
+    let start = out.len();
+    out.extend_from_slice(ascii.as_bytes());
+    out[start..].make_ascii_uppercase();
+    *rest = others;
+    others.chars().next()
+}
+
+/// Octets of the ASCII at the beginning of `text`.
+fn ascii_size(text: &[u8]) -> usize {
+    const STEP: usize = 32;
+    let whole = STEP * text.chunks_exact(STEP).take_while(|piece| piece.is_ascii()).count();
+    whole + text[whole..].iter().take_while(|octet| octet.is_ascii()).count()
+}
+
+fn push(letter: char, out: &mut Vec<u8>) {
+    out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
 /// Ideographs, and Hangul, whose decomposition is not in the character database (RFC 5051 2).
@@ -59,9 +93,10 @@ fn is_unmapped(letter: char) -> bool {
     matches!(letter, '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
 }
 
-fn map(letter: char, out: &mut String) {
+fn map(letter: char, out: &mut Vec<u8>) {
     let normalizer = DecomposingNormalizerBorrowed::new_nfkd();
-    out.extend(normalizer.normalize_iter(iter::once(title_case(letter))));
+    let letters = normalizer.normalize_iter(iter::once(title_case(letter)));
+    letters.for_each(|letter| push(letter, out));
 }
 
 /// The simple title case of the character database. It is the upper case, unless that is not one
@@ -123,11 +158,10 @@ mod tests {
 
     #[test]
     fn the_table_is_the_mapping() {
-        for letter in (0..0x3200).filter_map(char::from_u32) {
-            let mut mapped = String::new();
+        for letter in LOW.chain(HIGH).filter_map(char::from_u32) {
+            let mut mapped = Vec::new();
             map(letter, &mut mapped);
-            // A letter that is not ASCII, so that the table is used.
-            assert_eq!(key(&format!("\u{65e5}{letter}")), format!("\u{65e5}{mapped}"));
+            assert_eq!(key(&letter.to_string()).as_bytes(), mapped, "{letter:?}");
         }
     }
 }

@@ -54,7 +54,7 @@ impl Keys {
 
     fn push_text(&mut self, text: &str, scratch: &mut Vec<u8>) -> Result<(), Failure> {
         scratch.clear();
-        collation::push_key(text, scratch);
+        collation::push_order_key(text, scratch);
         scratch.truncate(KEY_OCTETS_MAX);
         let mut start = [0; 8];
         let (first, rest) = scratch.split_at(scratch.len().min(8));

@@ -130,7 +130,7 @@ impl<'r> Subjects<'r> {
             let (text, is_reply) = card::base_subject(card)?;
             let hash = || {
                 key.clear();
-                collation::push_key(text, key);
+                collation::push_order_key(text, key);
                 let mut hasher = state.build_hasher();
                 hasher.write(key);
                 hasher.finish()
