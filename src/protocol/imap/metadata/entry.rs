@@ -65,21 +65,34 @@ impl EntryName {
 /// each once.
 pub(in crate::protocol::imap) fn entries(cursor: &mut Cursor<'_>) -> Parsed<Vec<EntryName>> {
     let mut entries = Vec::new();
-    if cursor.peek() != Some(b'(') {
-        entries.push(EntryName::parse(&cursor.astring()?)?);
-        return Ok(entries);
+    match cursor.peek() {
+        Some(b'(') => {
+            cursor.list(false, "names of annotations are missing", |it| add(&mut entries, it))?;
+        }
+        _ => add(&mut entries, cursor)?,
     }
-    cursor.list(false, "names of annotations are missing", |cursor| {
-        let name = EntryName::parse(&cursor.astring()?)?;
-        if !entries.iter().any(|it: &EntryName| it.told.eq_ignore_ascii_case(&name.told)) {
-            entries.push(name);
-        }
-        match entries.len() <= ENTRIES_MAX {
-            true => Ok(()),
-            false => Err("too many annotations"),
-        }
-    })?;
     Ok(entries)
+}
+
+/// Names without parentheses, as in the examples of RFC 5464 4.4.1.
+pub(super) fn bare_entries(cursor: &mut Cursor<'_>) -> Parsed<Vec<EntryName>> {
+    let mut entries = Vec::new();
+    add(&mut entries, cursor)?;
+    while cursor.another() {
+        add(&mut entries, cursor)?;
+    }
+    Ok(entries)
+}
+
+fn add(entries: &mut Vec<EntryName>, cursor: &mut Cursor<'_>) -> Parsed<()> {
+    let name = EntryName::parse(&cursor.astring()?)?;
+    if !entries.iter().any(|it| it.told.eq_ignore_ascii_case(&name.told)) {
+        entries.push(name);
+    }
+    match entries.len() <= ENTRIES_MAX {
+        true => Ok(()),
+        false => Err("too many annotations"),
+    }
 }
 
 #[cfg(test)]

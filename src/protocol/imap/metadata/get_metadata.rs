@@ -6,7 +6,7 @@ use super::{
         cursor::{Cursor, Parsed},
         name::MailboxName,
     },
-    entry::{EntryName, entries},
+    entry::{EntryName, bare_entries, entries},
 };
 
 /// `getmetadata = "GETMETADATA" [SP getmetadata-options] SP mailbox SP entries`
@@ -90,7 +90,10 @@ impl<'a> Arguments<'a> for GetMetadata<'a> {
             options.parse(cursor)?;
             cursor.space()?;
         }
-        let entries = entries(cursor)?;
+        let entries = match cursor.peek() {
+            Some(b'(') => entries(cursor)?,
+            _ => bare_entries(cursor)?,
+        };
         let Options { max_size, depth } = options;
         Ok(GetMetadata { mailbox, entries, max_size, depth: depth.unwrap_or_default() })
     }
