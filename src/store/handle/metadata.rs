@@ -9,7 +9,7 @@ use super::{
     super::{
         account::{properties::PropertyChanges, state::AccountState},
         error::StoreError,
-        format::effect::{PropertyKey, PropertyKind},
+        format::effect::{Effect, PropertyKey, PropertyKind},
     },
     access::property_effects,
     account::Account,
@@ -127,9 +127,18 @@ impl Account {
     ) -> Result<(), StoreError> {
         self.commits.log.room().await?;
         let effects = {
-            let state = self.cell.state.borrow();
+            let mut state = self.cell.state.borrow_mut();
             let changes = self.plan_annotations(&state, of, changes)?;
-            property_effects(state.id, changes).collect()
+            let (account, is_changed) = (state.id, !changes.is_empty());
+            let mut effects: Vec<Effect> = property_effects(account, changes).collect();
+            if let Annotated::Mailbox(mailbox) = of
+                && is_changed
+            {
+                // RFC 7162 3.2: it counts as a change of the mailbox, of none of its messages.
+                let (mod_seq, groups) = (state.allocate_mod_seq(), Vec::new());
+                effects.push(Effect::Flags { account, mailbox, mod_seq, groups });
+            }
+            effects
         };
         self.carry_out(effects).await
     }

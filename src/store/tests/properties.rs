@@ -116,3 +116,32 @@ fn a_property_is_seen_when_it_is_durable_and_decides_at_once() {
         assert_eq!(account.properties(PropertyKind::Acl, INBOX).len(), 2);
     });
 }
+
+/// RFC 7162 3.2: an annotation is a change of its mailbox, and of none of its messages.
+#[test]
+fn annotations_raise_the_mod_sequence_of_their_mailbox() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        deliver(&partition, ALICE, b"1").await;
+        let told = async |account: &Account| {
+            let snapshot = snapshot(account, INBOX).await;
+            (snapshot.status().told_mod_seq(), snapshot.get(0).unwrap().mod_seq)
+        };
+        let (before, message) = told(&account).await;
+        let set = async |of, text: &str| {
+            let change = [("/private/comment".to_owned(), value(text))];
+            account.set_annotations(of, &change).await.unwrap();
+        };
+        set(Annotated::Mailbox(INBOX), "x").await;
+        let (after, unchanged) = told(&account).await;
+        assert!(before < after && unchanged == message, "{before} {after} {unchanged}");
+        set(Annotated::Mailbox(INBOX), "x").await;
+        set(Annotated::Server, "x").await;
+        assert_eq!(told(&account).await, (after, message));
+        // By replay and by a page.
+        assert_eq!(told(&world.open().await.account(ALICE).await.unwrap()).await, (after, message));
+        partition.checkpoint().await.unwrap();
+        assert_eq!(told(&world.open().await.account(ALICE).await.unwrap()).await, (after, message));
+    });
+}
