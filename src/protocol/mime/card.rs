@@ -15,6 +15,7 @@
 //! SUBJECT:   1 | 1: of a reply or forwarded message, else 0 | the base subject
 //! THREAD:    1 | 1: has a Message-ID, else 0 | its hash | 0: references are not known, else their
 //!              number plus 1 | the hash of each
+//! PREVIEW:   1 | the first words; nothing at all if the summary does not have them
 //! ```
 
 use super::{
@@ -37,8 +38,10 @@ pub const STRUCTURE: usize = 2;
 pub const SUBJECT: usize = 3;
 /// The Message-ID, and those of the messages that it answers.
 pub const THREAD: usize = 4;
+/// The first words (RFC 8970).
+pub const PREVIEW: usize = 5;
 /// Parts of a card.
-pub const PARTS: usize = 5;
+pub const PARTS: usize = 6;
 
 /// Octets of a header that a search by its fields reads; cards do not answer for longer ones.
 pub const HEADER_MAX: u64 = HEADER_SIZE_MAX as u64;
@@ -66,11 +69,15 @@ const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
 /// version.
 pub fn split_card(summary: &[u8], parts: &mut [Vec<u8>; PARTS]) {
     let Ok(mut summary) = Summary::decode(summary) else { return };
-    let [dates, envelope, structure, subject, thread] = parts;
+    let [dates, envelope, structure, subject, thread, preview] = parts;
     write_dates(&summary, dates);
     write_envelope(&summary, envelope);
     write_subject(&summary, subject);
     write_thread(&summary, thread);
+    if let Some(text) = &summary.preview {
+        preview.push(VERSION);
+        preview.extend_from_slice(text.as_bytes());
+    }
     summary.drop_envelope();
     structure.extend_from_slice(&summary.encode());
 }
@@ -151,6 +158,15 @@ fn write_subject(summary: &Summary, out: &mut Vec<u8>) {
 pub fn base_subject(card: &[u8]) -> Result<(&str, bool), Unanswered> {
     let [VERSION, is_reply @ 0..=1, text @ ..] = card else { return Err(Unanswered) };
     Ok((str::from_utf8(text).map_err(|_| Unanswered)?, *is_reply == 1))
+}
+
+/// A card's [`PREVIEW`]; empty if the message has no text to show.
+///
+/// # Errors
+/// If the card does not have it.
+pub fn preview(card: &[u8]) -> Result<&str, Unanswered> {
+    let Some((&VERSION, text)) = card.split_first() else { return Err(Unanswered) };
+    str::from_utf8(text).map_err(|_| Unanswered)
 }
 
 fn write_thread(summary: &Summary, out: &mut Vec<u8>) {
@@ -308,7 +324,7 @@ impl Summary {
         let Some(Record { present, .. }) = self.records.first_mut() else { return };
         let count = (*present & ENVELOPE_BITS).count_ones();
         *present &= !ENVELOPE_BITS;
-        (self.exact, self.folded, self.references) = (0, 0, None);
+        (self.exact, self.folded, self.references, self.preview) = (0, 0, None, None);
         let size = self.ends.drain(..count as usize).next_back().unwrap_or(0);
         self.text.drain(..size as usize);
         self.ends.iter_mut().for_each(|end| *end -= size);
@@ -344,7 +360,7 @@ mod tests {
         let stored = [prologue, message].concat();
         // As in a SEARCH of the header.
         let header = &stored[..(summary.header_size() as usize).min(HEADER_SIZE_MAX)];
-        let [dates, envelope, structure, subject, thread] = split(&summary);
+        let [dates, envelope, structure, subject, thread, preview] = split(&summary);
         let card = EnvelopeCard::decode(&envelope).unwrap();
         let found = Needle::new(needle);
         let field = EnvelopeField::named(name.as_bytes()).unwrap();
@@ -358,6 +374,7 @@ mod tests {
         assert_eq!(card.envelope(), summary.envelope());
         let day = summary.date().and_then(date::parse).map(DateTime::days);
         assert_eq!(sent_day(&dates), Ok(day));
+        assert_eq!(super::preview(&preview).ok(), summary.preview());
         let mut rest = Summary::decode(&structure).unwrap();
         assert_eq!(rest.envelope(), Envelope::default());
         summary.drop_envelope();
@@ -491,7 +508,7 @@ mod tests {
         let message = b"Subject: Re: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\nMessage-ID: <a@b>\r\n\
                         References: <c@d>\r\n <e@f>\r\nIn-Reply-To: <g@h>\r\n\r\n";
         let mut summary = summarize(message);
-        let [.., subject, thread] = split(&summary);
+        let [.., subject, thread, _] = split(&summary);
         assert_eq!(base_subject(&subject), Ok(("gr\u{fc}\u{df}e", true)));
         let card = ThreadCard::decode(&thread).ok().unwrap();
         let hashes = message_id::references(b"<a@b> <c@d> <e@f> <g@h>");
@@ -500,18 +517,18 @@ mod tests {
         assert_eq!(card.root(), Some(hashes[1]));
         // A summary of an older version.
         summary.references = None;
-        let [.., thread] = split(&summary);
+        let [.., thread, _] = split(&summary);
         assert!(ThreadCard::decode(&thread).is_err());
         let mut of_header = Vec::new();
         write_thread_of_header(message, &mut of_header);
         let card = ThreadCard::decode(&of_header).ok().unwrap();
         assert_eq!(card.references().collect::<Vec<_>>(), hashes[1..3]);
         // RFC 5256 3: without References, the first ID of In-Reply-To.
-        let [.., thread] = split(&summarize(b"In-Reply-To: <g@h> <a@b>\r\n\r\n"));
+        let [.., thread, _] = split(&summarize(b"In-Reply-To: <g@h> <a@b>\r\n\r\n"));
         let card = ThreadCard::decode(&thread).ok().unwrap();
         assert_eq!((card.id, card.references().collect::<Vec<_>>()), (None, vec![hashes[3]]));
         assert_eq!(card.root(), Some(hashes[3]));
-        let [.., subject, thread] = split(&summarize(b"\r\n"));
+        let [.., subject, thread, _] = split(&summarize(b"\r\n"));
         assert_eq!(base_subject(&subject), Ok(("", false)));
         assert_eq!(ThreadCard::decode(&thread).ok().unwrap().references().len(), 0);
     }
@@ -756,7 +773,7 @@ mod tests {
             let walk = |bytes: &[u8]| {
                 let mut parts = Default::default();
                 split_card(bytes, &mut parts);
-                let _ = (sent_day(bytes), sent_seconds(bytes), base_subject(bytes));
+                let _ = (sent_day(bytes), sent_seconds(bytes), base_subject(bytes), preview(bytes));
                 let _ = ThreadCard::decode(bytes).map(|card| card.references().count());
                 let Some(card) = EnvelopeCard::decode(bytes) else { return };
                 let _ = card.envelope();

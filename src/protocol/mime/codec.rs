@@ -5,14 +5,15 @@
 //! exactly as in [`Summary::text`]:
 //!
 //! ```text
-//! version 3 | size | exact | folded | references | parts | part... | text
+//! version 4 | size | exact | folded | references | preview | parts | part... | text
 //! references: 0 if nobody looked, else their number plus 1 and the hash of each, 8 octets
+//! preview: 0 if nobody looked, else its octets plus 1 and the octets, UTF-8
 //! part: present << 2 | kind, header start (from the part before), header size, body size,
 //!       lines, descendants, size of each text present
 //! ```
 //!
-//! Version 2 had no `references`: nobody looked. Version 1 had neither `exact` nor `folded`:
-//! nothing of it is exact.
+//! Version 3 had no `preview`, version 2 no `references` either: nobody looked. Version 1 had
+//! neither `exact` nor `folded`: nothing of it is exact.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -23,8 +24,9 @@ use super::{
     },
 };
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// Read, and no longer written.
+const VERSION_WITHOUT_PREVIEW: u8 = 3;
 const VERSION_WITHOUT_REFERENCES: u8 = 2;
 const VERSION_WITHOUT_EXACT: u8 = 1;
 /// Octets of the longest number.
@@ -34,8 +36,10 @@ impl Summary {
     /// Versioned, compact: a few hundred octets for a typical message.
     pub fn encode(&self) -> Vec<u8> {
         let hashes = self.references.as_ref().map_or(0, Vec::len);
-        let numbers = 5 + 2 * hashes + 6 * self.records.len() + self.ends.len();
-        let mut out = Vec::with_capacity(1 + numbers * 4 + self.text.len());
+        let numbers = 6 + 2 * hashes + 6 * self.records.len() + self.ends.len();
+        let preview = self.preview.as_deref();
+        let texts = preview.map_or(0, str::len) + self.text.len();
+        let mut out = Vec::with_capacity(1 + numbers * 4 + texts);
         out.push(VERSION);
         write_number(self.size, &mut out);
         write_number(self.exact.into(), &mut out);
@@ -47,6 +51,8 @@ impl Summary {
                 hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
             }
         }
+        write_number(preview.map_or(0, |text| text.len() as u64 + 1), &mut out);
+        out.extend_from_slice(preview.unwrap_or_default().as_bytes());
         write_number(self.records.len() as u64, &mut out);
         let mut header_start = 0;
         let mut text_start = 0;
@@ -105,12 +111,16 @@ fn decode(version: u8, mut bytes: &[u8], summary: &mut Summary) -> Option<()> {
         VERSION_WITHOUT_EXACT | VERSION_WITHOUT_REFERENCES => None,
         _ => read_references(input)?,
     };
+    let preview = match version {
+        ..=VERSION_WITHOUT_PREVIEW => None,
+        _ => read_preview(input)?,
+    };
     let count = usize::try_from(read_number(input)?).ok()?;
     if count == 0 || count > PARTS_MAX || count > input.len() {
         return None;
     }
     (summary.size, summary.exact, summary.folded) = (size, exact, folded);
-    summary.references = references;
+    (summary.references, summary.preview) = (references, preview);
     summary.records.clear();
     summary.records.reserve(count);
     summary.ends.clear();
@@ -194,6 +204,14 @@ fn is_tree(summary: &Summary) -> bool {
                     descendants == 0 || next.header_start >= record.body_start
                 })
         })
+}
+
+/// The first words; `None` inside if nobody looked.
+fn read_preview(input: &mut &[u8]) -> Option<Option<String>> {
+    let Some(size) = read_number(input)?.checked_sub(1) else { return Some(None) };
+    let (text, rest) = input.split_at_checked(usize::try_from(size).ok()?)?;
+    *input = rest;
+    Some(Some(str::from_utf8(text).ok()?.to_owned()))
 }
 
 /// Hashes of References; `None` inside if nobody looked.
@@ -286,13 +304,36 @@ mod tests {
     /// As version 2 wrote it, and version 1.
     #[test]
     fn summaries_without_references_are_read() {
-        let mut older = summary(MESSAGES[3]).encode();
+        let mut newer = summary(MESSAGES[3]);
+        newer.preview = None;
+        let mut older = newer.encode();
         assert_eq!(older[0], VERSION);
         older[0] = VERSION_WITHOUT_REFERENCES;
         let at = older.iter().position(|octet| *octet == 3).expect("two references");
-        older.drain(at..at + 17);
+        // And the preview, which nobody looked for.
+        older.drain(at..at + 18);
         let found = Summary::decode(&older).unwrap();
         assert_eq!((&found.references, found.header_size()), (&None, 46));
+    }
+
+    #[test]
+    fn summaries_without_a_preview_are_read() {
+        let mut newer = summary("Subject: hi\r\n\r\nbody");
+        assert_eq!(newer.preview(), Some("body"));
+        newer.preview = None;
+        let mut older = newer.encode();
+        older[0] = VERSION_WITHOUT_PREVIEW;
+        // After the version, the size, two bit sets and the references.
+        let at = 1 + 1 + encoded(newer.exact) + encoded(newer.folded) + 1;
+        assert_eq!(older.remove(at), 0);
+        assert_eq!(Summary::decode(&older), Ok(newer));
+    }
+
+    /// Octets of the number.
+    fn encoded(number: u16) -> usize {
+        let mut out = Vec::new();
+        write_number(number.into(), &mut out);
+        out.len()
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The first words of a message (RFC 8970), for lists of messages.
 //!
 //! They come from the beginning of one part: the first text/plain that is not an attachment, else
-//! the first text/html. Pure: the caller reads the octets that [`Preview`] names.
+//! the first text/html. A [`Summarizer`](super::Summarizer) takes them from the octets that pass;
+//! of a message whose summary lacks them the caller reads the octets that [`Preview`] names. Pure.
 
 use std::ops::Range;
 
@@ -16,50 +17,156 @@ use super::{
 const CHARACTERS: usize = 200;
 /// Octets of the part that are read for it: HTML begins with styles.
 const OCTETS: u64 = 16 * 1024;
+/// Octets decoded before looking whether that is enough.
+const PIECE: usize = 512;
 
 /// Where a preview comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Preview {
     /// Octets of the message.
     pub range: Range<u64>,
-    encoding: Vec<u8>,
-    charset: Vec<u8>,
-    is_html: bool,
+    reader: PreviewReader,
 }
 
 impl Preview {
     /// `None` if the message has no text to show.
     pub fn of(summary: &Summary) -> Option<Preview> {
-        let part = text_part(summary.root(), b"plain").or(text_part(summary.root(), b"html"))?;
+        let part = part_shown(summary)?;
         let Range { start, end } = part.body();
-        let charset = part.parameters().find(|(name, _)| name.eq_ignore_ascii_case(b"charset"));
-        // RFC 2045 6.4: a multipart is not encoded.
-        let is_multipart = part.kind() == PartKind::Multipart;
-        let encoding = if is_multipart { b"7bit" } else { part.encoding() };
-        Some(Preview {
-            range: start..end.min(start.saturating_add(OCTETS)),
-            encoding: encoding.to_vec(),
-            charset: charset.map_or(b"us-ascii".as_slice(), |(_, value)| value).to_vec(),
-            is_html: part.media_subtype().eq_ignore_ascii_case(b"html"),
-        })
+        let range = start..end.min(start.saturating_add(OCTETS));
+        Some(Preview { range, reader: PreviewReader::of(part) })
     }
 
     /// The preview, from the octets of [`Preview::range`].
-    pub fn text(&self, octets: &[u8]) -> String {
-        let mut transfer = TransferDecoder::new(&self.encoding);
-        let mut bytes = Vec::with_capacity(octets.len());
-        transfer.push(octets, &mut bytes);
-        let mut text = String::new();
-        // Where the octets were cut is no error of the message's.
-        TextDecoder::new(Charset::new(&self.charset)).push(&bytes, false, &mut text);
-        if !self.is_html {
-            let own = text.lines().filter(|line| !line.starts_with('>'));
-            return squeeze(own.flat_map(|line| line.chars().chain([' '])));
+    pub fn text(mut self, octets: &[u8]) -> String {
+        self.reader.push(octets);
+        self.reader.finish()
+    }
+}
+
+/// The part whose text is shown.
+pub(super) fn part_shown(summary: &Summary) -> Option<Part<'_>> {
+    text_part(summary.root(), b"plain").or(text_part(summary.root(), b"html"))
+}
+
+/// Takes the octets of a part as they come, and keeps the preview alone.
+pub(super) struct PreviewReader {
+    transfer: TransferDecoder,
+    decoder: TextDecoder,
+    /// Of HTML.
+    stripper: Option<Stripper>,
+    /// Octets that may still come.
+    left: u64,
+    /// No octets had to be decoded until now: it is ASCII, as most mail begins.
+    is_ascii: bool,
+    /// Of plain text: at the beginning of a line, or in one that is left out.
+    line: Line,
+    shown: Squeezed,
+    /// Buffers for a piece.
+    bytes: Vec<u8>,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Begins,
+    GoesOn,
+    /// Quoted from another message.
+    Quoted,
+}
+
+impl PreviewReader {
+    pub(super) fn of(part: Part<'_>) -> PreviewReader {
+        let charset = part.parameters().find(|(name, _)| name.eq_ignore_ascii_case(b"charset"));
+        let charset = Charset::new(charset.map_or(b"us-ascii".as_slice(), |(_, value)| value));
+        // RFC 2045 6.4: a multipart is not encoded.
+        let is_multipart = part.kind() == PartKind::Multipart;
+        let encoding = if is_multipart { b"7bit" } else { part.encoding() };
+        let is_html = !is_multipart && part.media_subtype().eq_ignore_ascii_case(b"html");
+        let transfer = TransferDecoder::new(encoding);
+        let is_ascii = matches!(transfer, TransferDecoder::Identity)
+            && charset == Charset::Known(encoding_rs::UTF_8)
+            && !is_html;
+        PreviewReader {
+            transfer,
+            decoder: TextDecoder::new(charset),
+            stripper: is_html.then(Stripper::new),
+            left: OCTETS,
+            is_ascii,
+            line: Line::Begins,
+            shown: Squeezed::default(),
+            bytes: Vec::new(),
+            text: String::new(),
         }
-        let (mut stripper, mut stripped) = (Stripper::new(), String::new());
-        stripper.push(&text, &mut stripped);
-        stripper.finish(&mut stripped);
-        squeeze(stripped.chars())
+    }
+
+    pub(super) fn is_html(&self) -> bool {
+        self.stripper.is_some()
+    }
+
+    /// The next octets of the part; more than it needs are ignored.
+    pub(super) fn push(&mut self, octets: &[u8]) {
+        let size = usize::try_from(self.left).unwrap_or(usize::MAX).min(octets.len());
+        for piece in octets.get(..size).unwrap_or_default().chunks(PIECE) {
+            if self.shown.is_full() {
+                (self.left, self.bytes, self.text) = (0, Vec::new(), String::new());
+                return;
+            }
+            self.left -= piece.len() as u64;
+            self.is_ascii &= piece.is_ascii();
+            if self.is_ascii {
+                piece.iter().for_each(|octet| self.show_plain(char::from(*octet)));
+                continue;
+            }
+            self.bytes.clear();
+            self.transfer.push(piece, &mut self.bytes);
+            self.text.clear();
+            // Where the octets are cut is no error of the message's.
+            self.decoder.push(&self.bytes, false, &mut self.text);
+            match &mut self.stripper {
+                None => {
+                    let text = std::mem::take(&mut self.text);
+                    text.chars().for_each(|it| self.show_plain(it));
+                    self.text = text;
+                }
+                Some(stripper) => {
+                    let mut stripped = String::new();
+                    stripper.push(&self.text, &mut stripped);
+                    stripped.chars().for_each(|it| self.shown.push(it));
+                }
+            }
+        }
+    }
+
+    /// Shows plain text, of which only the lines are the author's own that do not begin with `>`.
+    fn show_plain(&mut self, character: char) {
+        self.line = match (self.line, character) {
+            (_, '\n') => Line::Begins,
+            (Line::Begins, '>') | (Line::Quoted, _) => Line::Quoted,
+            _ => Line::GoesOn,
+        };
+        if self.line != Line::Quoted {
+            self.shown.push(character);
+        }
+    }
+
+    pub(super) fn finish(mut self) -> String {
+        if let Some(stripper) = &mut self.stripper {
+            let mut stripped = String::new();
+            stripper.finish(&mut stripped);
+            stripped.chars().for_each(|it| self.shown.push(it));
+        }
+        self.shown.text
+    }
+
+    /// Bytes of memory held beside the value itself.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.text.capacity() + self.shown.text.capacity()
+    }
+}
+
+impl std::fmt::Debug for PreviewReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("PreviewReader").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
@@ -82,29 +189,46 @@ fn text_part<'a>(part: Part<'a>, subtype: &[u8]) -> Option<Part<'a>> {
 }
 
 /// The beginning of a text as one line, without what is not seen of it.
-fn squeeze(characters: impl Iterator<Item = char>) -> String {
-    // Mailers pad the hidden beginning of HTML with these.
-    let is_invisible = |it: char| {
-        matches!(it, '\u{ad}' | '\u{34f}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
-    };
-    let (mut text, mut count, mut space) = (String::new(), 0, false);
-    for character in characters.filter(|it| !is_invisible(*it)) {
-        if character.is_whitespace() || character.is_control() {
-            space = count > 0;
-            continue;
-        }
-        if count + usize::from(space) >= CHARACTERS {
-            break;
-        }
-        if space {
-            text.push(' ');
-            count += 1;
-            space = false;
-        }
-        text.push(character);
-        count += 1;
+#[derive(Default)]
+struct Squeezed {
+    text: String,
+    /// Of the text, with the space that may follow.
+    count: usize,
+    is_after_space: bool,
+    is_cut: bool,
+}
+
+impl Squeezed {
+    fn is_full(&self) -> bool {
+        self.is_cut
     }
-    text
+
+    fn push(&mut self, character: char) {
+        // Mailers pad the hidden beginning of HTML with these.
+        if matches!(
+            character,
+            '\u{ad}' | '\u{34f}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'
+        ) {
+            return;
+        }
+        if character.is_whitespace() || character.is_control() {
+            self.is_after_space = self.count > 0;
+            return;
+        }
+        self.is_cut = self.is_cut || self.count + usize::from(self.is_after_space) >= CHARACTERS;
+        if self.is_cut {
+            return;
+        }
+        if std::mem::take(&mut self.is_after_space) {
+            self.text.push(' ');
+            self.count += 1;
+        }
+        if self.text.capacity() == 0 {
+            self.text.reserve(CHARACTERS);
+        }
+        self.text.push(character);
+        self.count += 1;
+    }
 }
 
 #[cfg(test)]

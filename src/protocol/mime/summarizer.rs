@@ -4,9 +4,9 @@
 //! It is on the hot path: a body costs one SIMD pass to count lines, and inside a multipart one
 //! more to find `LF--`; a header is parsed once, in the caller's chunk if it is completely there.
 //!
-//! Invariants: the summary depends only on the bytes, never on the chunk boundaries; body bytes are
-//! not kept; memory stays below [`HEADER_SIZE_MAX`] + [`TEXT_SIZE_MAX`] + a fixed amount per part,
-//! of which there are at most [`PARTS_MAX`].
+//! Invariants: the summary depends only on the bytes, never on the chunk boundaries; of bodies only
+//! the first words are kept; memory stays below [`HEADER_SIZE_MAX`] + [`TEXT_SIZE_MAX`] + a fixed
+//! amount per part, of which there are at most [`PARTS_MAX`].
 //!
 //! ```text
 //!            blank line                   LF, watching, '-' next
@@ -22,7 +22,8 @@ use memchr::{memchr, memchr_iter, memmem};
 
 use super::{
     describe::{Description, TEXT_SIZE_MAX, describe},
-    summary::{DEPTH_MAX, PARTS_MAX, PartKind, Record, Summary},
+    preview::{PreviewReader, part_shown},
+    summary::{DEPTH_MAX, PARTS_MAX, Part, PartKind, Record, Summary},
 };
 
 /// Octets kept of one header block; later fields are ignored.
@@ -74,7 +75,7 @@ impl OpenPart {
     }
 }
 
-/// Takes a message in chunks of any size; keeps no body bytes.
+/// Takes a message in chunks of any size; of bodies it keeps the first words alone.
 #[derive(Debug)]
 pub struct Summarizer {
     state: State,
@@ -95,7 +96,21 @@ pub struct Summarizer {
     /// Open parts with a boundary.
     boundaries: usize,
     open: Vec<OpenPart>,
+    /// The best text until now for the first words.
+    shown: Option<Shown>,
     summary: Summary,
+}
+
+/// A part's first words.
+#[derive(Debug)]
+struct Shown {
+    /// Where its body begins.
+    start: u64,
+    reader: PreviewReader,
+    /// Whether the octets that pass are the part's.
+    is_open: bool,
+    /// It is the body of a multipart, and counts only if there are no parts in it.
+    is_multipart: bool,
 }
 
 impl Default for Summarizer {
@@ -111,6 +126,7 @@ impl Default for Summarizer {
             line_end_size: 0,
             boundaries: 0,
             open: Vec::new(),
+            shown: None,
             summary: Summary::empty(),
         };
         summarizer.open_part();
@@ -134,6 +150,7 @@ impl Summarizer {
             + self.candidate.capacity()
             + self.boundaries * BOUNDARY_SIZE_MAX
             + self.open.capacity() * size_of::<OpenPart>()
+            + self.shown.as_ref().map_or(0, |shown| shown.reader.memory())
             + self.summary.memory()
     }
 
@@ -163,6 +180,14 @@ impl Summarizer {
         }
         self.close_parts(0, self.offset, self.lines);
         self.summary.size = self.offset;
+        self.summary.preview = match (part_shown(&self.summary), self.shown.take()) {
+            (None, _) => Some(String::new()),
+            (Some(part), Some(shown)) if shown.start == part.body().start => {
+                Some(shown.reader.finish())
+            }
+            // A part that did not look like the one: who asks reads it.
+            _ => None,
+        };
         std::mem::replace(&mut self.summary, Summary::spent())
     }
 
@@ -239,6 +264,7 @@ impl Summarizer {
         if self.boundaries == 0 {
             self.lines += memchr_iter(b'\n', chunk).count() as u64;
             self.advance(chunk);
+            self.show(chunk);
             return chunk.len();
         }
         if self.line_size == 0 && chunk[0] == b'-' {
@@ -250,7 +276,49 @@ impl Summarizer {
         let taken = &chunk[..line_start.unwrap_or(chunk.len())];
         self.lines += memchr_iter(b'\n', taken).count() as u64;
         self.advance(taken);
+        // With the line end before a delimiter, which is white space.
+        self.show(taken);
         taken.len()
+    }
+
+    /// Passes octets of a body on to the first words.
+    fn show(&mut self, bytes: &[u8]) {
+        if let Some(shown) = self.shown.as_mut().filter(|shown| shown.is_open) {
+            shown.reader.push(bytes);
+        }
+    }
+
+    /// The body of the innermost part begins: it may be what is shown of the message.
+    fn begin_shown(&mut self) {
+        let Some(innermost) = self.open.last() else { return };
+        let part = Part { summary: &self.summary, index: innermost.index };
+        let is_multipart = part.kind() == PartKind::Multipart;
+        let is = |of_type: &[u8]| part.media_subtype().eq_ignore_ascii_case(of_type);
+        let is_text =
+            part.kind() == PartKind::Leaf && part.media_type().eq_ignore_ascii_case(b"text");
+        let is_plain = is_multipart || is_text && is(b"plain");
+        let is_better = match &self.shown {
+            None => is_plain || is_text && is(b"html"),
+            Some(shown) => shown.reader.is_html() && is_plain,
+        };
+        let is_hidden = |open: &OpenPart| {
+            let part = Part { summary: &self.summary, index: open.index };
+            part.kind() == PartKind::Message
+                || part.disposition().is_some_and(|it| it.eq_ignore_ascii_case(b"attachment"))
+        };
+        if is_better && !self.open.iter().any(is_hidden) {
+            let (start, reader) = (part.body().start, PreviewReader::of(part));
+            self.shown = Some(Shown { start, reader, is_open: true, is_multipart });
+        }
+    }
+
+    /// The multipart at `depth` has a delimiter, so that it is not shown itself.
+    fn divide_shown(&mut self, depth: usize) {
+        let Some(part) = self.open.get(depth) else { return };
+        let start = self.summary.records[part.index].body_start;
+        if self.shown.as_ref().is_some_and(|it| it.is_multipart && it.start == start) {
+            self.shown = None;
+        }
     }
 
     /// Where a line begins that may be a delimiter, or that needs the next chunk to decide.
@@ -309,7 +377,9 @@ impl Summarizer {
             _ => {
                 self.line_size = candidate.len() as u64;
                 self.state = if in_header { State::Header } else { State::Body };
-                if in_header {
+                if !in_header {
+                    self.show(&candidate);
+                } else {
                     let room = HEADER_SIZE_MAX - self.header.len();
                     self.header.extend_from_slice(&candidate[..candidate.len().min(room)]);
                 }
@@ -343,6 +413,7 @@ impl Summarizer {
     /// Ends the parts inside the multipart at `depth`; the line end before the delimiter belongs to
     /// the delimiter (RFC 2046 5.1.1).
     fn end_parts_before(&mut self, delimiter: &[u8], depth: usize) {
+        self.divide_shown(depth);
         let end = self.offset - delimiter.len() as u64 - self.line_end_size;
         self.close_parts(depth + 1, end, self.lines - 1);
     }
@@ -399,11 +470,12 @@ impl Summarizer {
         self.state = State::Body;
         self.line_size = 0;
         match found.kind {
-            PartKind::Leaf => {}
+            PartKind::Leaf => self.begin_shown(),
             PartKind::Multipart => {
                 part.boundary = found.boundary;
                 part.digest = found.digest;
                 self.boundaries += usize::from(!part.boundary.is_empty());
+                self.begin_shown();
             }
             PartKind::Message => {
                 self.open_part();
@@ -427,6 +499,9 @@ impl Summarizer {
             self.begin_body(&header, start, lines);
         }
         self.state = State::Body;
+        if let Some(shown) = &mut self.shown {
+            shown.is_open = false;
+        }
         let Some(innermost) = self.open.last() else { return };
         // Without a body in between, the line end before the delimiter belongs to the header.
         let body_start = self.summary.records[innermost.index].body_start;
@@ -447,7 +522,7 @@ impl Summarizer {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::Part, *};
+    use super::{super::Preview, *};
 
     /// Boundaries as RFC 2231 writes them, and far beyond the 70 octets of RFC 2046 5.1.1.
     #[test]
@@ -503,8 +578,24 @@ mod tests {
 
     fn summarize<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Summary {
         let mut summarizer = Summarizer::new();
-        chunks.into_iter().for_each(|chunk| summarizer.push(chunk));
-        summarizer.finish()
+        let mut message = Vec::new();
+        for chunk in chunks {
+            summarizer.push(chunk);
+            message.extend_from_slice(chunk);
+        }
+        let summary = summarizer.finish();
+        check_preview(&summary, &message);
+        summary
+    }
+
+    /// The first words are those that are read from the message, and few are left to be read.
+    fn check_preview(summary: &Summary, message: &[u8]) {
+        let Some(told) = summary.preview() else { return };
+        let read = Preview::of(summary).map_or_else(String::new, |preview| {
+            let range = preview.range.start as usize..preview.range.end as usize;
+            preview.text(&message[range])
+        });
+        assert_eq!(told, read, "{}", message.escape_ascii());
     }
 
     /// The tree on one line: `type/subtype:lines"body"` and children in parentheses.

@@ -105,6 +105,8 @@ pub struct Summary {
     pub(super) folded: u16,
     /// Hashes of the IDs in the References field ([`super::message_id`]); `None` if nobody looked.
     pub(super) references: Option<Vec<u64>>,
+    /// The first words (RFC 8970), empty if there are none; `None` if nobody looked.
+    pub(super) preview: Option<String>,
 }
 
 /// Why stored bytes are not a summary.
@@ -123,6 +125,7 @@ impl Summary {
             + self.ends.capacity() * size_of::<u32>()
             + self.text.capacity()
             + self.references.as_ref().map_or(0, Vec::capacity) * size_of::<u64>()
+            + self.preview.as_ref().map_or(0, String::capacity)
     }
 
     /// Accounts for `octets` more, complete header fields, before the summarized text. None of them
@@ -168,6 +171,12 @@ impl Summary {
         self.root().text(Field::Date)
     }
 
+    /// The first words of the message (RFC 8970), empty if it has none; `None` if the summary does
+    /// not tell.
+    pub fn preview(&self) -> Option<&str> {
+        self.preview.as_deref()
+    }
+
     /// A placeholder for a summary that was taken: owns no memory and may only be overwritten.
     pub fn spent() -> Summary {
         Summary {
@@ -178,6 +187,7 @@ impl Summary {
             exact: 0,
             folded: 0,
             references: None,
+            preview: None,
         }
     }
 
@@ -191,6 +201,7 @@ impl Summary {
             exact: 0,
             folded: 0,
             references: None,
+            preview: None,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::model::{Lsn, Uid};
 /// instead.
 pub(crate) const CARD_MAX: usize = ROW_MAX - 32;
 /// Parts of a card. A reader of one of them does not read the others.
-pub const CARD_PARTS: usize = 5;
+pub const CARD_PARTS: usize = 6;
 /// Most cards in one run.
 pub(crate) const RUN_CARDS_MAX: usize = 1024;
 
@@ -101,7 +101,7 @@ mod tests {
         #[test]
         fn cards_round_trip(
             cards in vec(
-                (any::<u64>(), [300, 9, 9, 30, 20].map(|len| vec(any::<u8>(), 0..len))),
+                (any::<u64>(), [300, 9, 9, 30, 20, 40].map(|len| vec(any::<u8>(), 0..len))),
                 1..20,
             )
         ) {

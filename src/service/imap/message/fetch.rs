@@ -158,6 +158,7 @@ async fn set_seen(
 struct Cards {
     envelopes: CardSource,
     structures: CardSource,
+    previews: CardSource,
     /// Buffer for the structure of the current message.
     structure: Summary,
 }
@@ -167,6 +168,7 @@ impl Cards {
         Cards {
             envelopes: reading.cards(card::ENVELOPE),
             structures: reading.cards(card::STRUCTURE),
+            previews: reading.cards(card::PREVIEW),
             structure: Summary::spent(),
         }
     }
@@ -283,6 +285,15 @@ impl Answer<'_> {
                 write(response, session.channel.connection.output(), summary, self.written);
             }
             FetchItem::Preview => {
+                if let Some(cards) = &mut self.cards {
+                    if !cards.previews.is_at_hand(&self.message) {
+                        cards.previews.seek(&self.message).await?;
+                    }
+                    if let Ok(text) = card::preview(cards.previews.card()) {
+                        response.preview(session.channel.connection.output(), text);
+                        return Ok(());
+                    }
+                }
                 let text = self.preview().await?;
                 response.preview(session.channel.connection.output(), &text);
             }
@@ -314,13 +325,13 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// The first words of the message, empty if it has none (RFC 8970 3.2).
+    /// The first words of the message, empty if it has none (RFC 8970 3.2), without its card.
     async fn preview(&mut self) -> Result<String, Failure> {
-        let source = match self.structure_card().await? {
-            Some(summary) => Preview::of(summary),
-            None => Preview::of(self.reader.summary().await?),
-        };
-        let Some(source) = source else { return Ok(String::new()) };
+        let summary = self.reader.summary().await?;
+        if let Some(text) = summary.preview() {
+            return Ok(text.to_owned());
+        }
+        let Some(source) = Preview::of(summary) else { return Ok(String::new()) };
         let (mut octets, mut rest) = (Vec::new(), source.range.clone());
         while !rest.is_empty() {
             let piece = self.reader.piece(&rest).await?;
