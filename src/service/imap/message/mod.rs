@@ -1,7 +1,6 @@
 //! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, SORT, THREAD,
 //! CANCELUPDATE, FETCH, STORE, COPY, MOVE, EXPUNGE.
 
-mod binary;
 mod cancel_update;
 mod copy;
 mod expunge;
