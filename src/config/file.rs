@@ -679,6 +679,10 @@ pub struct ImapSection {
     pub literals: LiteralsSection,
     /// Whether clients may, or must, enable UTF-8.
     pub utf8: Utf8Section,
+    /// Messages that one command is carried out on; 0 for any number.
+    pub message_limit: u32,
+    /// Messages that one COPY or APPEND adds; 0 for any number.
+    pub save_limit: u32,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
@@ -697,6 +701,8 @@ impl Default for ImapSection {
             append_octets_max: ByteSize(defaults.append_octets_max),
             literals: LiteralsSection::Plus,
             utf8: Utf8Section::Accept,
+            message_limit: defaults.message_limit,
+            save_limit: defaults.save_limit,
             sessions_per_account: defaults.sessions_per_account,
             administrators: Vec::new(),
             submitters: Vec::new(),
@@ -1258,6 +1264,8 @@ impl Settings {
                 sessions_per_account: self.imap.sessions_per_account,
                 administrators: self.imap.administrators.clone(),
                 submitters: self.imap.submitters.clone(),
+                message_limit: self.imap.message_limit,
+                save_limit: self.imap.save_limit,
                 append_messages_max: self.imap.append_messages_max,
                 append_octets_max: self.imap.append_octets_max.as_u64(),
                 capabilities: self.imap_capabilities(),

@@ -23,6 +23,10 @@ pub struct Announced {
     pub capabilities: Capabilities,
     /// The value of APPENDLIMIT: the most octets of a message (RFC 7889 3).
     pub append_limit: u64,
+    /// The value of MESSAGELIMIT (RFC 9738 3); 0 if there is none.
+    pub message_limit: u32,
+    /// That of SAVELIMIT.
+    pub save_limit: u32,
 }
 
 /// When a capability is announced.
@@ -133,11 +137,20 @@ impl Announced {
     /// Appends the names, a space before each, with the values of those that have one.
     pub(super) fn push(self, out: &mut Vec<u8>) {
         for row in CAPABILITIES.iter().filter(|row| self.capabilities.contains(row.capability)) {
+            let value = match row.capability {
+                Capability::AppendLimit => Some(append_limit(self.append_limit)),
+                Capability::MessageLimit => Some(self.message_limit),
+                Capability::SaveLimit => Some(self.save_limit),
+                _ => None,
+            };
+            if value == Some(0) && row.capability != Capability::AppendLimit {
+                continue;
+            }
             out.push(b' ');
             out.extend_from_slice(row.name.as_bytes());
-            if row.capability == Capability::AppendLimit {
+            if let Some(value) = value {
                 out.push(b'=');
-                push_number(out, append_limit(self.append_limit).into());
+                push_number(out, value.into());
             }
         }
         self.capabilities.push_mechanisms(out);
@@ -166,7 +179,7 @@ mod tests {
         let mut out = Vec::new();
         let all = Capabilities::ALL;
         let capabilities = Capabilities::offered(all, state, can_start_tls, can_login);
-        Announced { capabilities, append_limit: 1_000_000 }.push(&mut out);
+        Announced { capabilities, append_limit: 1_000_000, ..Announced::default() }.push(&mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -275,8 +288,21 @@ mod tests {
         let capabilities = [Capability::AppendLimit].into_iter().collect();
         for (limit, expected) in [(1_024, "1024"), (1 << 33, "4294967295")] {
             let mut out = Vec::new();
-            Announced { capabilities, append_limit: limit }.push(&mut out);
+            Announced { capabilities, append_limit: limit, ..Announced::default() }.push(&mut out);
             assert_eq!(String::from_utf8_lossy(&out), format!(" APPENDLIMIT={expected}"));
+        }
+    }
+
+    /// RFC 9738 3: one of them, if there is a limit.
+    #[test]
+    fn limits_of_messages() {
+        let capabilities = [Capability::MessageLimit, Capability::SaveLimit].into_iter().collect();
+        for (message_limit, save_limit, expected) in
+            [(0, 0, ""), (1_000, 0, " MESSAGELIMIT=1000"), (0, 2_000, " SAVELIMIT=2000")]
+        {
+            let mut out = Vec::new();
+            Announced { capabilities, append_limit: 0, message_limit, save_limit }.push(&mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }
 

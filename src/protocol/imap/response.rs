@@ -74,6 +74,8 @@ pub enum Code {
     ExpungeIssued,
     HasChildren,
     Limit,
+    /// RFC 9738 3.1: the limit, and the lowest UID that the command was carried out on.
+    MessageLimit(u32, Option<Uid>),
     /// RFC 5464 4.2.1: octets of the longest value left out.
     MetadataLongEntries(u64),
     /// RFC 5464 4.3: octets that a value may have.
@@ -149,6 +151,10 @@ impl Code {
             Code::ExpungeIssued => "EXPUNGEISSUED",
             Code::HasChildren => "HASCHILDREN",
             Code::Limit => "LIMIT",
+            Code::MessageLimit(limit, lowest) => {
+                push_pair(out, "MESSAGELIMIT ", limit.into());
+                return lowest.into_iter().for_each(|uid| push_pair(out, " ", uid.0.into()));
+            }
             Code::MetadataLongEntries(octets) => {
                 return push_pair(out, "METADATA LONGENTRIES ", octets);
             }
@@ -825,7 +831,7 @@ mod tests {
     }
 
     fn announced(capabilities: &[Capability]) -> Announced {
-        Announced { capabilities: set(capabilities), append_limit: 0 }
+        Announced { capabilities: set(capabilities), ..Announced::default() }
     }
 
     #[track_caller]
@@ -860,6 +866,8 @@ mod tests {
             (Code::Unseen(12), "UNSEEN 12"),
             (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
             (Code::NoModSeq, "NOMODSEQ"),
+            (Code::MessageLimit(1_000, Some(Uid(23_221))), "MESSAGELIMIT 1000 23221"),
+            (Code::MessageLimit(1_000, None), "MESSAGELIMIT 1000"),
             (Code::Modified(vec![7, 9, 10]), "MODIFIED 7,9:10"),
             (Code::AppendUid(UidValidity(38_505), vec![Uid(3_955)]), "APPENDUID 38505 3955"),
             (

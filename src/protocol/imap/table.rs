@@ -94,6 +94,8 @@ capabilities! {
     Metadata         "METADATA"           Always; // RFC 5464
     MetadataServer   "METADATA-SERVER"    Always; // RFC 5464
     ListMetadata     "LIST-METADATA"      Always; // RFC 9590
+    MessageLimit     "MESSAGELIMIT"       Always; // RFC 9738, if there is one
+    SaveLimit        "SAVELIMIT"          Always; // RFC 9738, in place of MESSAGELIMIT
     UrlAuth          "URLAUTH"            Always; // RFC 4467
     UrlPartial       "URL-PARTIAL"        Always; // RFC 5550 5.7.1
     UrlAuthBinary    "URLAUTH=BINARY"     Always; // RFC 5524

@@ -31,6 +31,10 @@ pub struct ImapOptions {
     pub append_messages_max: u32,
     /// Octets of all of them together; at least one of the largest size always fits.
     pub append_octets_max: u64,
+    /// Messages that one command is carried out on (RFC 9738): 0 for any number.
+    pub message_limit: u32,
+    /// The same of COPY and APPEND alone, unless the other one is set.
+    pub save_limit: u32,
     /// Bad commands in a row that a session may send; it ends at the next.
     pub bad_commands_max: u32,
 }
@@ -44,6 +48,16 @@ impl ImapOptions {
             false => self.limits.unasked.min(Limits::UNASKED_UNDER_LITERAL_MINUS),
         };
         Limits { unasked, ..self.limits }
+    }
+
+    /// The most messages that a command is carried out on, if there is a limit.
+    pub fn limit_of_messages(&self) -> Option<u32> {
+        Some(self.message_limit).filter(|limit| *limit > 0)
+    }
+
+    /// The most messages that COPY and APPEND add to a mailbox, if there is a limit.
+    pub fn limit_of_saves(&self) -> Option<u32> {
+        self.limit_of_messages().or(Some(self.save_limit).filter(|limit| *limit > 0))
     }
 
     /// UTF8=ONLY: clients must enable UTF8=ACCEPT before anything that may need it (RFC 6855 6).
@@ -75,6 +89,8 @@ impl Default for ImapOptions {
             submitters: Vec::new(),
             append_messages_max: COPY_SLICE as u32,
             append_octets_max: 500 << 20,
+            message_limit: 0,
+            save_limit: 0,
             bad_commands_max: 20,
         }
     }

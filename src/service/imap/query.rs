@@ -10,7 +10,7 @@
 use std::rc::Rc;
 
 use crate::{
-    model::{Flags, Lsn, ModSeq, Timestamp},
+    model::{Flags, Lsn, ModSeq, Timestamp, Uid},
     protocol::{
         imap::{
             Ranges, SequenceSet,
@@ -159,6 +159,22 @@ impl Query {
     /// Whether all header keys of the query may be answered from cards.
     pub(super) fn asks_cards(&self) -> bool {
         self.headers.iter().all(|key| key.field.is_some())
+    }
+
+    /// Whether the sets of UIDs that all messages found must be in have this one: whether a search
+    /// has to look at the message (RFC 9738 3.1).
+    pub(super) fn looks_at(&self, uid: Uid) -> bool {
+        fn is_in(query: &Query, key: &Key, uid: Uid) -> bool {
+            match key {
+                Key::Uid(ranges) => ranges.contains(uid.0),
+                Key::OpenUid(set) => {
+                    query.open.get(*set).is_some_and(|(_, ranges)| ranges.contains(uid.0))
+                }
+                Key::All(keys) => keys.iter().all(|key| is_in(query, key, uid)),
+                _ => true,
+            }
+        }
+        is_in(self, &self.key, uid)
     }
 
     /// Finds the keywords that keys name in the mailbox's table, which may have grown.

@@ -179,7 +179,10 @@ impl Session {
             State::NotAuthenticated => offered.with_mechanisms(self.mechanisms()),
             _ => offered,
         };
-        Announced { capabilities, append_limit: self.imap().limits.message }
+        let message_limit = self.imap().message_limit;
+        let save_limit = if message_limit == 0 { self.imap().save_limit } else { 0 };
+        let append_limit = self.imap().limits.message;
+        Announced { capabilities, append_limit, message_limit, save_limit }
     }
 
     /// To be awaited at each index of a loop over messages that may otherwise never wait.

@@ -101,7 +101,7 @@ impl Session {
         }
     }
 
-    fn refuse_updates(&mut self, tag: String, why: &'static str) {
+    pub(super) fn refuse_updates(&mut self, tag: String, why: &'static str) {
         self.writer().untagged(Status::No, Some(Code::NoUpdate(tag)), why);
     }
 

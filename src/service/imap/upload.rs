@@ -195,7 +195,11 @@ impl Upload {
 
     async fn begin(&mut self, session: &Session, attributes: Attributes) -> Result<(), Failure> {
         if self.messages.len() >= self.messages_max {
-            return Err(Failure::no(Code::Limit, "Too many messages in one command"));
+            // RFC 9738 3.1, if it is that limit.
+            let limit = session.imap().limit_of_saves();
+            let limit = limit.filter(|limit| *limit as usize <= self.messages_max);
+            let code = limit.map_or(Code::Limit, |limit| Code::MessageLimit(limit, None));
+            return Err(Failure::no(code, "Too many messages in one command"));
         }
         if !self.messages.is_empty() {
             self.staging.next().await?;

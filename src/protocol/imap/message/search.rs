@@ -15,7 +15,7 @@ use super::{
     },
     returns::SearchReturn,
 };
-use crate::model::{Flags, ModSeq};
+use crate::model::{Flags, ModSeq, Uid};
 
 /// How deep keys may nest.
 const DEPTH_MAX: usize = 100;
@@ -81,6 +81,10 @@ pub enum SearchKey<'a> {
     /// Messages by sequence number.
     Sequence(SequenceSet),
     Uid(SequenceSet),
+    /// Messages with a higher UID (RFC 9738 3.2).
+    UidAfter(Uid),
+    /// Those with a lower one.
+    UidBefore(Uid),
     /// The message with this identifier; `None`: no message has it (RFC 8474 6).
     EmailId(Option<ObjectId>),
     /// Those of the thread with this identifier.
@@ -132,6 +136,12 @@ fn criteria<'a>(cursor: &mut Cursor<'a>) -> Parsed<(Option<Text<'a>>, SearchKey<
         cursor.space()?;
     }
     Ok((charset, keys(cursor)?))
+}
+
+/// `uniqueid = nz-number`
+fn uid(cursor: &mut Cursor<'_>) -> Parsed<Uid> {
+    let uid = u32::try_from(cursor.number()?).ok().filter(|&uid| uid > 0);
+    uid.map(Uid).ok_or("not a UID")
 }
 
 /// One or more keys, all of which must match.
@@ -230,6 +240,8 @@ impl<'a> Keys<'_, 'a> {
             b"LARGER" => SearchKey::Larger(cursor.number()?),
             b"SMALLER" => SearchKey::Smaller(cursor.number()?),
             b"UID" => SearchKey::Uid(cursor.sequence_set()?),
+            b"UIDAFTER" => SearchKey::UidAfter(uid(cursor)?),
+            b"UIDBEFORE" => SearchKey::UidBefore(uid(cursor)?),
             b"EMAILID" => SearchKey::EmailId(ObjectId::parse_email(object_id(cursor)?)),
             b"THREADID" => SearchKey::ThreadId(ObjectId::parse_thread(object_id(cursor)?)),
             b"MODSEQ" => mod_seq(cursor)?,

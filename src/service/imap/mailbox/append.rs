@@ -16,7 +16,9 @@ use crate::{
 impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::resolve_target(session, &self.mailbox).await?;
-        let messages_max = session.imap().append_messages_max as usize;
+        let options = session.imap();
+        let messages_max = options.limit_of_saves().unwrap_or(u32::MAX);
+        let messages_max = messages_max.min(options.append_messages_max) as usize;
         let uploaded = upload::receive(session, &folder, &self.part, messages_max).await?;
         uploaded.store(session, &folder, answer).await
     }

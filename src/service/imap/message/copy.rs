@@ -1,10 +1,13 @@
 //! COPY and MOVE (RFC 3501 6.4.7, RFC 6851, RFC 4315 3): all messages or none.
 
-use super::super::{
-    folder,
-    handler::Handler,
-    reply::{Done, Failure, Reply},
-    state::Session,
+use super::{
+    super::{
+        folder,
+        handler::Handler,
+        reply::{Done, Failure, Reply},
+        state::Session,
+    },
+    limit::{self, Limited},
 };
 use crate::{
     model::{Right, Rights},
@@ -19,9 +22,13 @@ impl Handler for Copy<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         folder::selected(session, Rights::NONE).await?;
         let target = folder::resolve_target(session, &self.mailbox).await?;
-        let messages = messages(session, self.uid, &self.set).await?;
+        let mut messages = messages(session, self.uid, &self.set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to copy");
+        }
+        let limit = session.imap().limit_of_saves();
+        if let Some(limited) = Limited::cut(limit, &mut messages, |message| message.uid) {
+            return Err(limited.refuse());
         }
         let selected = session.selected()?;
         let copied = target.copy_in(selected, &messages).await?;
@@ -40,21 +47,25 @@ impl Handler for Move<'_> {
         // RFC 6851 4.2: those of COPY, of STORE with \Deleted and of EXPUNGE.
         folder::selected(session, Rights::of(&[Right::DeleteMessages, Right::Expunge])).await?;
         let target = folder::resolve_target(session, mailbox).await?;
-        let messages = messages(session, *uid, set).await?;
+        let mut messages = messages(session, *uid, set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to move");
         }
+        // RFC 9738 3.1: those with the highest UIDs are moved, all or none of them.
+        let limit = session.imap().limit_of_messages();
+        let limited = Limited::cut(limit, &mut messages, |message| message.uid);
         let selected = session.selected()?;
         let moved = target.move_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &moved).await.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if moved.uids.is_empty() {
-            return Done::ok("MOVE completed");
+            return limit::answer(session, limited, Done::ok("MOVE completed"));
         }
         let code = Code::CopyUid(moved.uid_validity, moved.uids);
         session.writer().untagged(Status::Ok, Some(code), "Moved");
-        session.expunged(*uid, "MOVE completed").await
+        let reply = session.expunged(*uid, "MOVE completed").await;
+        limit::answer(session, limited, reply)
     }
 }
 

@@ -7,22 +7,25 @@
 
 use std::ops::Range;
 
-use super::super::{
-    accounts::{CardSource, Reading},
-    binary::BinaryPart,
-    folder::{self, Folder},
-    handler::Handler,
-    reader::MessageReader,
-    reply::{Done, Failure, Leave, Reply},
-    resync,
-    state::Session,
-    sync::OwnChange,
+use super::{
+    super::{
+        accounts::{CardSource, Reading},
+        binary::BinaryPart,
+        folder::{self, Folder},
+        handler::Handler,
+        reader::MessageReader,
+        reply::{Done, Failure, Leave, Reply},
+        resync,
+        state::Session,
+        sync::OwnChange,
+    },
+    limit::{self, Limited, part_of},
 };
 use crate::{
     model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, PartitionId, Right, Rights, Uid},
     protocol::{
         imap::{
-            FetchResponse, Naming, ObjectId, WrittenParts,
+            Code, FetchResponse, Naming, ObjectId, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section},
         },
         mime::{EnvelopeCard, Preview, Summary, card},
@@ -39,9 +42,16 @@ impl Handler for Fetch<'_> {
         let folder = folder::selected(session, Rights::NONE).await?;
         let mut indexes = session.selected()?.indexes(self.uid, &self.set)?;
         if let Some(range) = self.partial {
+            let (first, last) = range.ends;
+            let size = last.abs_diff(first).saturating_add(1);
+            if let Some(limit) = session.imap().limit_of_messages().filter(|it| size > *it) {
+                let code = Code::MessageLimit(limit, None);
+                return Err(Failure::no(code, "More messages than one command may have"));
+            }
             let count = indexes.iter().map(ExactSizeIterator::len).sum();
             indexes = part_of(&indexes, range.of(count));
         }
+        let limited = Limited::cut_ranges(session, &mut indexes)?;
         let asks_mod_seq = self.items.contains(&FetchItem::ModSeq);
         if asks_mod_seq || self.changed_since.is_some() {
             session.check_mod_seqs()?;
@@ -68,7 +78,12 @@ impl Handler for Fetch<'_> {
         let mut written = WrittenParts::default();
         let partition = session.selected()?.home.partition();
         let mut trouble = None;
-        for index in indexes.into_iter().flatten() {
+        // RFC 9738 3.1: from the highest UID down, if there are too many.
+        let order: Box<dyn Iterator<Item = usize>> = match limited {
+            None => Box::new(indexes.into_iter().flatten()),
+            Some(_) => Box::new(indexes.into_iter().rev().flat_map(Iterator::rev)),
+        };
+        for index in order {
             // With CHANGEDSINCE there may be nothing to send for a large mailbox, and so nothing to
             // wait for.
             session.turn_of_scan(index).await;
@@ -101,20 +116,9 @@ impl Handler for Fetch<'_> {
             }
             session.channel.flush_if_full().await?;
         }
-        trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
+        let reply = trouble.map_or_else(|| Done::ok("FETCH completed"), Err);
+        limit::answer(session, limited, reply)
     }
-}
-
-/// The indexes at these positions of `ranges`.
-fn part_of(ranges: &[Range<usize>], positions: Range<usize>) -> Vec<Range<usize>> {
-    let mut before = 0;
-    let part = ranges.iter().map(|range| {
-        let start = positions.start.saturating_sub(before).min(range.len());
-        let end = positions.end.saturating_sub(before).min(range.len());
-        before += range.len();
-        range.start + start..range.start + end
-    });
-    part.filter(|range| !range.is_empty()).collect()
 }
 
 /// Sets `\Seen` on the messages about to be read (RFC 3501 6.4.5), all at once. Returns the UIDs on

@@ -5,6 +5,7 @@ mod cancel_update;
 mod copy;
 mod expunge;
 mod fetch;
+mod limit;
 mod replace;
 mod results;
 mod search;

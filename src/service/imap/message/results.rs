@@ -32,10 +32,14 @@ pub(super) struct Results<'a> {
 }
 
 impl Results<'_> {
-    pub(super) fn tell_search(&self, session: &mut Session) {
+    /// `limited`: from the highest UID down (RFC 9738 3.1).
+    pub(super) fn tell_search(&self, session: &mut Session, limited: bool) {
         let mod_seq = highest(self.hits).filter(|_| self.with_mod_seq);
         let numbers = self.hits.iter().map(|hit| hit.number(self.uid));
-        session.writer().search(numbers, mod_seq);
+        match limited {
+            false => session.writer().search(numbers, mod_seq),
+            true => session.writer().search(numbers.rev(), mod_seq),
+        }
     }
 
     /// RFC 7162 3.1.6: as for SEARCH.

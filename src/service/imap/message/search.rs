@@ -5,9 +5,10 @@ use super::{
         folder,
         handler::Handler,
         reply::{Done, Failure, Reply},
-        searching::{compile, scan},
+        searching::{compile, scan_among},
         state::Session,
     },
+    limit,
     results::{self, Results},
 };
 use crate::{
@@ -40,19 +41,24 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
         session.check_mod_seqs()?;
         session.enable_condstore();
     }
-    let hits = scan(&query, session.selected()?, &folder.reading(), &*executor).await?;
+    let (start, limited) = limit::start_of_search(session, &query).await?;
+    let (selected, reading) = (session.selected()?, folder.reading());
+    let looked_at = start..selected.numbering().len();
+    let hits = scan_among(looked_at, &query, selected, &reading, &*executor).await?;
     let results = Results { tag, uid: search.uid, with_mod_seq: query.mod_seq, hits: &hits };
     // RFC 9051 6.4.4: the answer is always ESEARCH.
     let all = SearchReturn { all: true, ..SearchReturn::default() };
     match search.returns.or(session.rev2().then_some(all)) {
-        None => results.tell_search(session),
+        None => results.tell_search(session, limited.is_some()),
         Some(returns) => {
             results.save(session, returns)?;
             results.tell(session, returns);
-            if returns.update {
+            if returns.update && limited.is_some() {
+                session.refuse_updates(tag.to_owned(), "Not all messages were looked at");
+            } else if returns.update {
                 session.follow((tag, search.uid), query, None, &hits);
             }
         }
     }
-    Done::ok("SEARCH completed")
+    limit::answer(session, limited, Done::ok("SEARCH completed"))
 }

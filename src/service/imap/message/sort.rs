@@ -8,6 +8,7 @@ use super::{
         searching::{compile, scan, sort},
         state::Session,
     },
+    limit,
     results::{self, Results},
 };
 use crate::{model::Rights, protocol::imap::message::sort::Sort};
@@ -31,6 +32,9 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
     if query.mod_seq {
         session.check_mod_seqs()?;
         session.enable_condstore();
+    }
+    if let (_, Some(limited)) = limit::start_of_search(session, &query).await? {
+        return Err(limited.refuse_whole());
     }
     let (selected, reading) = (session.selected()?, folder.reading());
     let mut hits = scan(&query, selected, &reading, &*executor).await?;

@@ -1,15 +1,18 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
-use super::super::{
-    accounts::not_allowed,
-    folder,
-    handler::Handler,
-    reply::{Done, Failure, Reply},
-    state::Session,
-    sync::OwnChange,
+use super::{
+    super::{
+        accounts::not_allowed,
+        folder,
+        handler::Handler,
+        reply::{Done, Failure, Reply},
+        state::Session,
+        sync::OwnChange,
+    },
+    limit::{self, Limited},
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, ModSeq, Rights, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, Rights, Uid},
     protocol::imap::{Code, FetchResponse, message::store::Store},
     store::{FlagChange, FlagOutcome},
 };
@@ -26,7 +29,8 @@ impl Handler for Store<'_> {
             return Err(not_allowed());
         }
         let selected = session.selected()?;
-        let indexes = selected.indexes(self.uid, &self.set)?;
+        let mut indexes = selected.indexes(self.uid, &self.set)?;
+        let limited = Limited::cut_ranges(session, &mut indexes)?;
         let current = selected.view.current();
         let mut uids: Vec<Uid> = Vec::new();
         let mut expunged = false;
@@ -46,7 +50,7 @@ impl Handler for Store<'_> {
         let change =
             FlagChange { within, ..FlagChange::new(self.action, system, keywords.clone()) };
         let (uid, silent, action) = (self.uid, self.silent, self.action);
-        let stored = Stored { uid, silent, action, system, keywords, expunged };
+        let stored = Stored { uid, silent, action, system, keywords, expunged, limited };
         let selected = session.selected()?;
         let begun = folder.begin_store_flags(selected, &uids, change, self.unchanged_since).await?;
         match begun {
@@ -67,11 +71,17 @@ struct Stored {
     keywords: Vec<String>,
     /// Some of its messages are gone.
     expunged: bool,
+    limited: Option<Limited>,
 }
 
 impl Stored {
     async fn answer(&self, session: &mut Session, outcome: &FlagOutcome) -> Reply {
         tell(session, self, outcome).await?;
+        let reply = self.reply(session, outcome);
+        limit::answer(session, self.limited, reply)
+    }
+
+    fn reply(&self, session: &Session, outcome: &FlagOutcome) -> Reply {
         let refused = refused_numbers(session, self.uid, &outcome.modified)?;
         let modified = (!refused.is_empty()).then_some(Code::Modified(refused));
         // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
@@ -123,7 +133,12 @@ async fn tell(session: &mut Session, store: &Stored, outcome: &FlagOutcome) -> R
     let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
     session.tell_changes_but(store.uid, own).await?;
     if !store.silent {
-        tell_updated(session, store.uid, &outcome.updated).await?;
+        let updated = outcome.updated.iter().map(|(uid, _)| *uid);
+        match store.limited {
+            None => tell_updated(session, store.uid, updated).await?,
+            // RFC 9738 3.1
+            Some(_) => tell_updated(session, store.uid, updated.rev()).await?,
+        }
     }
     Ok(())
 }
@@ -132,14 +147,14 @@ async fn tell(session: &mut Session, store: &Stored, outcome: &FlagOutcome) -> R
 async fn tell_updated(
     session: &mut Session,
     uid: bool,
-    updated: &[(Uid, ModSeq)],
+    updated: impl Iterator<Item = Uid>,
 ) -> Result<(), Failure> {
     let told = session.selected()?.told().clone();
-    for (named, _) in updated {
+    for named in updated {
         let selected = session.selected()?;
-        let Some(index) = selected.numbering().index_of(*named) else { continue };
+        let Some(index) = selected.numbering().index_of(named) else { continue };
         let Some(message) = selected.message(index) else { continue };
-        let recent = selected.is_recent(*named);
+        let recent = selected.is_recent(named);
         let (naming, condstore) = (session.naming(uid), session.condstore());
         let out = session.channel.connection.output();
         let mut response = FetchResponse::about(out, naming, index as u32 + 1, message.uid);

@@ -1,11 +1,14 @@
 //! THREAD (RFC 5256, draft-ietf-morg-inthread-01).
 
-use super::super::{
-    folder,
-    handler::Handler,
-    reply::{Done, Reply},
-    searching::{compile, scan, thread},
-    state::Session,
+use super::{
+    super::{
+        folder,
+        handler::Handler,
+        reply::{Done, Reply},
+        searching::{compile, scan, thread},
+        state::Session,
+    },
+    limit,
 };
 use crate::{model::Rights, protocol::imap::message::thread::Thread};
 
@@ -21,6 +24,9 @@ impl Handler for Thread<'_> {
         if query.mod_seq {
             session.check_mod_seqs()?;
             session.enable_condstore();
+        }
+        if let (_, Some(limited)) = limit::start_of_search(session, &query).await? {
+            return Err(limited.refuse_whole());
         }
         let (selected, reading) = (session.selected()?, folder.reading());
         let hits = scan(&query, selected, &reading, &*executor).await?;

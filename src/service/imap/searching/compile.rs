@@ -131,6 +131,11 @@ impl Compiler<'_> {
             }
             SearchKey::Sequence(set) => Key::Uid(self.selected.uid_ranges(false, set)),
             SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(true, set)),
+            SearchKey::UidAfter(uid) => {
+                let first = uid.0.checked_add(1);
+                Key::Uid(Ranges::of_ascending(first.map(|first| (first, u32::MAX))).into())
+            }
+            SearchKey::UidBefore(uid) => Key::Uid(Ranges::up_to(uid.0.saturating_sub(1)).into()),
             SearchKey::ModSeq(mod_seq) => {
                 (self.mod_seq, self.varies) = (true, true);
                 Key::ModSeq(*mod_seq)
