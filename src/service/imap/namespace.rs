@@ -201,6 +201,13 @@ impl Namespace {
         self.own.account.has_subscribed_below(name)
     }
 
+    /// The subscribed names below `name`.
+    pub(super) fn subscribed_below(&self, name: &str) -> SubscribedBelow {
+        let begin = format!("{name}{SEPARATOR}");
+        let names = OwnNames::after(Names::Subscribed, begin.clone());
+        SubscribedBelow { begin, names }
+    }
+
     /// Whether the user may look up a mailbox below `name`.
     pub(super) async fn has_children(&self, name: &str) -> bool {
         if self.own.has_children(name) {
@@ -271,6 +278,10 @@ impl OwnNames {
         OwnNames { which, piece: Vec::new().into_iter(), last: None }
     }
 
+    fn after(which: Names, name: String) -> OwnNames {
+        OwnNames { last: Some(name), ..OwnNames::new(which) }
+    }
+
     fn next(&mut self, namespace: &Namespace) -> Option<String> {
         if let Some(name) = self.piece.next() {
             return Some(name);
@@ -280,6 +291,19 @@ impl OwnNames {
         self.last = Some(piece.last()?.clone());
         self.piece = piece.into_iter();
         self.piece.next()
+    }
+}
+
+/// Subscribed names below a level.
+pub(super) struct SubscribedBelow {
+    /// The level, with a separator.
+    begin: String,
+    names: OwnNames,
+}
+
+impl SubscribedBelow {
+    pub(super) fn next(&mut self, namespace: &Namespace) -> Option<String> {
+        self.names.next(namespace).filter(|name| name.starts_with(&self.begin))
     }
 }
 

@@ -1,8 +1,9 @@
 //! LIST with RFC 5258, RFC 5819, RFC 6154, RFC 8440 and RFC 9590 (RFC 3501 6.3.8).
 //!
 //! A level above a mailbox that is not itself a mailbox (it was deleted) is `\Noselect` (RFC 3501
-//! 6.3.4). The account does not keep such names: each is derived just before the first name below
-//! it. Names that are only subscribed are `\NonExistent`.
+//! 6.3.4), and `\NonExistent` to who asks in the form of RFC 5258, as are names that are only
+//! subscribed. The account does not keep such levels: each is derived just before the first name
+//! below it.
 
 use super::{
     super::{
@@ -18,59 +19,114 @@ use super::{
 use crate::{
     model::Right,
     protocol::imap::{
-        Attributes, ListItem, SEPARATOR, mailbox::list::List, metadata::entry::EntryName,
+        Attributes, ListItem, SEPARATOR,
+        mailbox::list::{List, ListSelection},
+        metadata::entry::EntryName,
     },
     store::Names,
 };
 
-/// The LIST response for `name`; `None` if the selection options rule it out (RFC 5258 3.1).
+/// What a LIST asks for.
+struct Asked<'a> {
+    list: &'a List<'a>,
+    /// The user's mailboxes that have a special use and whatever else is asked for, if the
+    /// selection asks for what is above them.
+    uses: Vec<String>,
+}
+
+/// The names below another one that the selection options choose, if it asks for what is above them
+/// (RFC 5258 3.1 RECURSIVEMATCH).
+#[derive(Clone, Copy, Default)]
+struct Below {
+    any: bool,
+    /// One of them is not told itself, since no pattern matches it.
+    untold: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn new(namespace: &Namespace, list: &'a List<'a>) -> Asked<'a> {
+        let ListSelection { subscribed, recursive_match, special_use, .. } = list.selection;
+        let mut uses = Vec::new();
+        if recursive_match && special_use {
+            uses = namespace.special_uses();
+            uses.retain(|name| !subscribed || namespace.is_subscribed(name));
+        }
+        Asked { list, uses }
+    }
+
+    /// Whether the selection options choose a name by what it is itself.
+    fn chooses(&self, namespace: &Namespace, name: &str, folder: Option<&Folder>) -> bool {
+        let selection = self.list.selection;
+        (!selection.subscribed || namespace.is_subscribed(name))
+            && (!selection.special_use || folder.and_then(Folder::special_use).is_some())
+    }
+
+    /// What of the names below `name` is chosen. That one is not told is looked for only if asked.
+    async fn chosen_below(
+        &self,
+        (session, namespace): (&Session, &Namespace),
+        matcher: &mut Matcher,
+        name: &str,
+        asks_untold: bool,
+    ) -> Below {
+        let selection = self.list.selection;
+        let mut below = Below::default();
+        if !selection.recursive_match {
+            return below;
+        }
+        if selection.special_use {
+            for name in self.uses.iter().filter(|it| is_below(it, name)) {
+                below.any = true;
+                below.untold |= asks_untold && !matcher.matches(session, name).await;
+            }
+            return below;
+        }
+        below.any = namespace.has_subscribed_below(name);
+        let mut names = namespace.subscribed_below(name);
+        while below.any && asks_untold && !below.untold {
+            let Some(name) = names.next(namespace) else { break };
+            below.untold = !matcher.matches(session, &name).await;
+        }
+        below
+    }
+}
+
+/// The LIST response for `name`.
 fn describe<'n>(
     namespace: &Namespace,
     name: &'n str,
     (folder, has_children): (Option<&Folder>, bool),
-    (list, uses): (&List<'_>, &[String]),
-) -> Option<ListItem<'n>> {
-    let special_use = folder.and_then(Folder::special_use);
-    let subscribed = namespace.is_subscribed(name);
+    (list, below): (&List<'_>, Below),
+) -> ListItem<'n> {
     let selection = list.selection;
-    let child_subscribed =
-        selection.recursive_match && selection.subscribed && namespace.has_subscribed_below(name);
-    let child_special_use = selection.recursive_match
-        && selection.special_use
-        && uses.iter().any(|it| is_below(it, name));
-    let selected = (!selection.subscribed || subscribed || child_subscribed)
-        && (!selection.special_use || special_use.is_some() || child_special_use);
-    if !selected {
-        return None;
-    }
     let mut attributes = match has_children {
         true => Attributes::HAS_CHILDREN,
         false => Attributes::HAS_NO_CHILDREN,
     };
     if folder.is_none() {
-        attributes.insert(match has_children {
-            true => Attributes::NO_SELECT,
-            false => Attributes::NON_EXISTENT,
+        // RFC 5258 3: who knows only RFC 3501 is told that it cannot be selected.
+        attributes.insert(match list.extended {
+            true => Attributes::NON_EXISTENT,
+            false => Attributes::NO_SELECT,
         });
     }
-    if subscribed && (list.returns.subscribed || selection.subscribed) {
+    if list.returns.subscribed && namespace.is_subscribed(name) {
         attributes.insert(Attributes::SUBSCRIBED);
     }
-    let old_name = None;
-    Some(ListItem { name, attributes, special_use, child_subscribed, child_special_use, old_name })
+    ListItem {
+        name,
+        attributes,
+        special_use: folder.and_then(Folder::special_use),
+        // RFC 5258 3.5, RFC 6154 5.2.
+        child_subscribed: below.any && selection.subscribed,
+        child_special_use: below.any && selection.special_use,
+        old_name: None,
+    }
 }
 
 /// Whether a mailbox is below a level.
 fn is_below(name: &str, level: &str) -> bool {
     name.strip_prefix(level).is_some_and(|rest| rest.starts_with(SEPARATOR))
-}
-
-/// The user's mailboxes that have a special use, if the selection asks for what is above them.
-fn with_special_use(namespace: &Namespace, list: &List<'_>) -> Vec<String> {
-    if !(list.selection.recursive_match && list.selection.special_use) {
-        return Vec::new();
-    }
-    namespace.special_uses()
 }
 
 impl Handler for List<'_> {
@@ -87,8 +143,7 @@ impl Handler for List<'_> {
         let others = [OTHER_USERS, SHARED].iter().any(|level| matcher.can_match_below(level));
         let mut walk = NameWalk::new(&namespace, which, others);
         let mut superiors = Superiors::default();
-        let uses = with_special_use(&namespace, self);
-        let asked = (self, &uses[..]);
+        let asked = Asked::new(&namespace, self);
         while let Some(walked) = walk.next(&namespace).await {
             let Walked { name, other } = walked;
             // RFC 5258 3.1: superior levels of a subscribed name need not be mailboxes. Without the
@@ -102,8 +157,10 @@ impl Handler for List<'_> {
                         && matcher.matches(session, &level).await
                         && folder::look_up(&namespace, &level).await.is_none()
                     {
-                        // Above a name that is told.
-                        tell(session, &namespace, &level, (None, true), asked).await?;
+                        let has_children = namespace.has_children(&level).await
+                            || namespace.is_above_others(&level).await;
+                        let what = (None, has_children);
+                        tell(session, &namespace, &mut matcher, (&level, what), &asked).await?;
                     }
                 }
             }
@@ -120,7 +177,8 @@ impl Handler for List<'_> {
                     (folder, namespace.has_children(&name).await)
                 }
             };
-            tell(session, &namespace, &name, (folder, has_children), asked).await?;
+            let what = (folder, has_children);
+            tell(session, &namespace, &mut matcher, (&name, what), &asked).await?;
         }
         Done::ok("LIST completed")
     }
@@ -149,16 +207,23 @@ async fn tell_metadata(
     Ok(())
 }
 
-/// Writes the responses for `name`.
+/// Writes the responses for `name`, unless the selection options rule it out. What is above chosen
+/// names, and not chosen itself, is told only if one of these is not told itself (RFC 5258 3.5).
 async fn tell(
     session: &mut Session,
     namespace: &Namespace,
-    name: &str,
-    (folder, has_children): (Option<Folder>, bool),
-    asked: (&List<'_>, &[String]),
+    matcher: &mut Matcher,
+    (name, (folder, has_children)): (&str, (Option<Folder>, bool)),
+    asked: &Asked<'_>,
 ) -> Result<(), Failure> {
-    let (list, what) = (asked.0, (folder.as_ref(), has_children));
-    let Some(item) = describe(namespace, name, what, asked) else { return Ok(()) };
+    let list = asked.list;
+    let is_chosen = asked.chooses(namespace, name, folder.as_ref());
+    let place = (&*session, namespace);
+    let below = asked.chosen_below(place, matcher, name, !is_chosen).await;
+    if !is_chosen && !below.untold {
+        return Ok(());
+    }
+    let item = describe(namespace, name, (folder.as_ref(), has_children), (list, below));
     session.writer().list(&item);
     let Some(folder) = folder else { return Ok(session.channel.flush_if_full().await?) };
     if let Some(items) = list.returns.status
