@@ -258,7 +258,7 @@ mod tests {
             "LIST-MYRIGHTS",
             "COMPRESS=DEFLATE",
             "UNAUTHENTICATE",
-            "I18NLEVEL=1",
+            "I18NLEVEL=2",
             "LANGUAGE",
             "QUOTA",
             "QUOTASET",

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{Flags, ModSeq, Right, Rights, SpecialUse, Uid, UidValidity},
-    protocol::mime::Part,
+    protocol::mime::{ActiveComparator, Collation, Part},
 };
 
 /// Condition of a status response (RFC 3501 7.1).
@@ -43,6 +43,8 @@ impl Status {
 /// A code owns its lists, so that a handler can return it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Code {
+    /// RFC 5255 4.9.
+    BadComparator,
     /// Charsets that would do.
     BadCharset(&'static [&'static str]),
     Capability(Announced),
@@ -141,6 +143,7 @@ impl Code {
                 out.extend_from_slice(b"NOUPDATE ");
                 return push_string(out, tag.as_bytes());
             }
+            Code::BadComparator => "BADCOMPARATOR",
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
@@ -356,6 +359,21 @@ impl<'o> Writer<'o> {
     /// The languages that a client can choose, or the one that it has chosen (RFC 5255 3.3).
     pub fn language(&mut self, tags: &[&str]) {
         self.out.extend_from_slice(format!("* LANGUAGE ({})\r\n", tags.join(" ")).as_bytes());
+    }
+
+    /// RFC 5255 4.8: the active comparator and, if there are several, those that a command asked
+    /// for.
+    pub fn comparator(&mut self, active: ActiveComparator, matching: &[Collation]) {
+        self.out.extend_from_slice(b"* COMPARATOR ");
+        if active.descending {
+            self.out.push(b'-');
+        }
+        self.out.extend_from_slice(active.collation.name().as_bytes());
+        if matching.len() > 1 {
+            let names: Vec<&str> = matching.iter().map(|it| it.name()).collect();
+            self.out.extend_from_slice(format!(" ({})", names.join(" ")).as_bytes());
+        }
+        self.line_end();
     }
 
     pub fn exists(&mut self, count: u32) {
@@ -883,6 +901,7 @@ mod tests {
             ),
             (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
             (Code::BadUrl("/INBOX/;UID=1\r\n]\"".to_owned()), "BADURL \"/INBOX/;UID=1\""),
+            (Code::BadComparator, "BADCOMPARATOR"),
             (Code::NoUpdate("B02".to_owned()), "NOUPDATE \"B02\""),
             (Code::UseAttr, "USEATTR"),
         ];

@@ -85,7 +85,7 @@ capabilities! {
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
     CompressDeflate  "COMPRESS=DEFLATE"   Always; // RFC 4978
     Unauthenticate   "UNAUTHENTICATE"     Always; // RFC 8437
-    I18nLevel        "I18NLEVEL=1"        Always; // RFC 5255
+    I18nLevel        "I18NLEVEL=2"        Always; // RFC 5255
     Language         "LANGUAGE"           Always; // RFC 5255
     Quota            "QUOTA"              Always; // RFC 9208
     QuotaSet         "QUOTASET"           Always; // RFC 9208
@@ -149,6 +149,7 @@ macro_rules! command_table {
         idle::Idle                     [b"IDLE"         Plain LoggedIn         All      Idle];
         compress::Compress             [b"COMPRESS"     Plain Any             All CompressDeflate];
         language::Language             [b"LANGUAGE"     Plain Any              All      Language];
+        comparator::Comparator         [b"COMPARATOR"   Plain LoggedIn        All      I18nLevel];
         unauthenticate::Unauthenticate [b"UNAUTHENTICATE" Plain LoggedIn Nothing Unauthenticate];
     }
     authentication {

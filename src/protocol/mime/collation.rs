@@ -1,13 +1,75 @@
-//! The comparator i;unicode-casemap (RFC 5051), by which SEARCH, SORT and THREAD compare strings
-//! (RFC 5255 4.2, RFC 5256 2).
+//! Comparators (RFC 4790), by which SEARCH, SORT and THREAD compare strings (RFC 5255 4, RFC 5256
+//! 2).
 //!
 //! A string becomes a key of octets; the order of keys is the order of strings, and one string is
-//! in another if its key is. Each character is mapped by itself: to title case, then to its
-//! decomposition. So the key of a text is that of its pieces, wherever it is cut.
+//! in another if its key is. For i;unicode-casemap (RFC 5051) each character is mapped by itself:
+//! to title case, then to its decomposition. So the key of a text is that of its pieces, wherever
+//! it is cut.
 
 use std::{iter, ops::Range, sync::LazyLock};
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
+
+/// What strings are compared by. All have the operations that SEARCH and SORT need (RFC 5255 4.4).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Collation {
+    #[default]
+    UnicodeCasemap,
+    AsciiCasemap,
+    Octet,
+}
+
+/// The comparator of a session (RFC 5255 4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ActiveComparator {
+    pub collation: Collation,
+    /// The order is the opposite one (RFC 4790 3.3).
+    pub descending: bool,
+}
+
+impl Collation {
+    /// The most useful one first.
+    pub const ALL: [Collation; 3] =
+        [Collation::UnicodeCasemap, Collation::AsciiCasemap, Collation::Octet];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Collation::UnicodeCasemap => "i;unicode-casemap",
+            Collation::AsciiCasemap => "i;ascii-casemap",
+            Collation::Octet => "i;octet",
+        }
+    }
+
+    /// Appends the key of `text`.
+    pub fn push_key(self, text: &str, out: &mut Vec<u8>) {
+        let start = out.len();
+        match self {
+            Collation::UnicodeCasemap => push_mapped(text, out),
+            Collation::AsciiCasemap | Collation::Octet => {
+                out.extend_from_slice(text.as_bytes());
+                self.fold_ascii(&mut out[start..]);
+            }
+        }
+    }
+
+    /// The same for text that has ASCII only, in its place.
+    pub(super) fn fold_ascii(self, text: &mut [u8]) {
+        if self != Collation::Octet {
+            text.make_ascii_uppercase();
+        }
+    }
+
+    /// Appends a key by which texts are ordered. Those that were not valid in their charset come
+    /// last, by their octets (RFC 5255 4.6).
+    pub fn push_order_key(self, text: &str, out: &mut Vec<u8>) {
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            // Above all that UTF-8 begins with.
+            out.push(0xff);
+            return out.extend_from_slice(text.as_bytes());
+        }
+        self.push_key(text, out);
+    }
+}
 
 /// Characters that are looked up: most letters with a case, and most that have a decomposition, of
 /// which some have eighteen characters.
@@ -29,8 +91,8 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     table
 });
 
-/// Appends the key of `text`.
-pub fn push_key(text: &str, out: &mut Vec<u8>) {
+/// Appends the key of `text` for i;unicode-casemap.
+fn push_mapped(text: &str, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(letter) = push_ascii(&mut rest, out) {
         rest = &rest[letter.len_utf8()..];
@@ -43,17 +105,6 @@ pub fn push_key(text: &str, out: &mut Vec<u8>) {
             None => map(letter, out),
         }
     }
-}
-
-/// Appends a key by which texts are ordered. Those that were not valid in their charset come last,
-/// by their octets (RFC 5255 4.6).
-pub fn push_order_key(text: &str, out: &mut Vec<u8>) {
-    if text.contains(char::REPLACEMENT_CHARACTER) {
-        // Above all that UTF-8 begins with.
-        out.push(0xff);
-        return out.extend_from_slice(text.as_bytes());
-    }
-    push_key(text, out);
 }
 
 /// Where the table has a character that is not ASCII.
@@ -128,7 +179,7 @@ mod tests {
 
     fn key(text: &str) -> String {
         let mut key = Vec::new();
-        push_key(text, &mut key);
+        Collation::UnicodeCasemap.push_key(text, &mut key);
         String::from_utf8(key).expect("UTF-8")
     }
 
@@ -153,6 +204,21 @@ mod tests {
         ];
         for &(text, expected) in CASES {
             assert_eq!(key(text), expected, "{text:?}");
+        }
+    }
+
+    /// RFC 4790 9.2, 9.3; RFC 5255 4.6.
+    #[test]
+    fn other_comparators() {
+        let key = |collation: Collation, text| {
+            let mut key = Vec::new();
+            collation.push_order_key(text, &mut key);
+            key
+        };
+        assert_eq!(key(Collation::AsciiCasemap, "aZ{\u{e9}"), "AZ{\u{e9}".as_bytes());
+        assert_eq!(key(Collation::Octet, "aZ\u{e9}"), "aZ\u{e9}".as_bytes());
+        for collation in Collation::ALL {
+            assert!(key(collation, "\u{fffd}a") > key(collation, "\u{10ffff}"), "{collation:?}");
         }
     }
 

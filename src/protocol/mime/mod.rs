@@ -10,7 +10,7 @@ pub mod address;
 pub mod card;
 mod charset;
 mod codec;
-pub mod collation;
+mod collation;
 pub mod date;
 mod describe;
 #[cfg(test)]
@@ -34,6 +34,7 @@ mod transfer;
 pub use address::Address;
 pub use card::{EnvelopeCard, EnvelopeField, split_card};
 pub use charset::encoding_of;
+pub use collation::{ActiveComparator, Collation};
 pub use date::DateTime;
 pub use header::{HeaderFilter, filter_header};
 pub use preview::Preview;

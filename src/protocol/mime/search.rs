@@ -1,5 +1,4 @@
-//! SEARCH over decoded text (RFC 3501 6.4.4): substrings, compared by i;unicode-casemap (RFC 5255
-//! 4.6).
+//! SEARCH over decoded text (RFC 3501 6.4.4): substrings, by a comparator (RFC 5255 4.6).
 //!
 //! IMAP SEARCH makes one [`Needle`] per string and looks for it in header values or whole messages.
 //! A message is read as a stream: [`MessageSearch`] takes its bytes in any pieces, decodes transfer
@@ -12,7 +11,8 @@ use memchr::memmem;
 use super::{
     Address, Part, PartKind, Summary, address,
     charset::{Charset, TextDecoder},
-    collation, encoded_word, header,
+    collation::Collation,
+    encoded_word, header,
     html::Stripper,
     summarizer::HEADER_SIZE_MAX,
     transfer::TransferDecoder,
@@ -24,20 +24,26 @@ const PIECE_SIZE: usize = 16 * 1024;
 /// The key of a string to look for.
 #[derive(Clone, Debug)]
 pub struct Needle {
+    collation: Collation,
     finder: memmem::Finder<'static>,
 }
 
 impl Needle {
+    /// By i;unicode-casemap.
     pub fn new(text: &str) -> Needle {
-        let mut folded = Vec::with_capacity(text.len());
-        collation::push_key(text, &mut folded);
-        Needle { finder: memmem::Finder::new(&folded).into_owned() }
+        Needle::by(Collation::default(), text)
     }
 
-    /// Whether `text` contains it, ignoring case.
+    pub fn by(collation: Collation, text: &str) -> Needle {
+        let mut folded = Vec::with_capacity(text.len());
+        collation.push_key(text, &mut folded);
+        Needle { collation, finder: memmem::Finder::new(&folded).into_owned() }
+    }
+
+    /// Whether `text` contains it.
     pub fn is_in(&self, text: &str) -> bool {
         let mut folded = Vec::with_capacity(text.len());
-        collation::push_key(text, &mut folded);
+        self.collation.push_key(text, &mut folded);
         self.is_in_folded(&folded)
     }
 
@@ -53,7 +59,7 @@ impl Needle {
         if encoded_word::is_plain(value) {
             scratch.clear();
             scratch.extend_from_slice(value);
-            scratch.make_ascii_uppercase();
+            self.collation.fold_ascii(scratch);
             return self.is_in_folded(scratch);
         }
         encoded_word::decode_unfolded(value).readings().any(|text| self.is_in(text))
@@ -177,6 +183,8 @@ struct Needles<'a> {
     list: Vec<(Scope, &'a Needle, bool)>,
     /// Octets of a stream that must be kept for the next piece.
     keep: usize,
+    /// All have the same.
+    collation: Collation,
 }
 
 impl Needles<'_> {
@@ -222,6 +230,7 @@ pub struct MessageSearch<'a> {
 }
 
 impl<'a> MessageSearch<'a> {
+    /// The needles are all by the same comparator.
     pub fn new(summary: &'a Summary, needles: &[(Scope, &'a Needle)]) -> MessageSearch<'a> {
         let headers = needles.iter().any(|(scope, _)| *scope == Scope::Text);
         let mut regions = Vec::new();
@@ -236,7 +245,11 @@ impl<'a> MessageSearch<'a> {
         let found = |needle: &Needle| needle.size() == 0; // every message contains the empty string
         let list = needles.iter().map(|&(scope, needle)| (scope, needle, found(needle)));
         MessageSearch {
-            needles: Needles { list: list.collect(), keep: longest.saturating_sub(1) },
+            needles: Needles {
+                list: list.collect(),
+                keep: longest.saturating_sub(1),
+                collation: needles.first().map_or_else(Default::default, |it| it.1.collation),
+            },
             regions,
             position: 0,
             size: summary.size(),
@@ -417,7 +430,7 @@ impl Fields {
         let mut fields = header::fields(block);
         let more = loop {
             let Some(field) = fields.next() else { break false };
-            append_field(&field, &mut folded);
+            append_field(&field, needles.collation, &mut folded);
             passed += field.source.len();
             if passed >= step {
                 break true;
@@ -429,15 +442,15 @@ impl Fields {
     }
 }
 
-/// Appends `name: value` in all readings of the value, case-folded.
-fn append_field(field: &header::Field<'_>, folded: &mut Vec<u8>) {
+/// Appends the keys of `name: value` in all readings of the value.
+fn append_field(field: &header::Field<'_>, collation: Collation, folded: &mut Vec<u8>) {
     let start = folded.len();
-    collation::push_key(&String::from_utf8_lossy(field.name), folded);
+    collation.push_key(&String::from_utf8_lossy(field.name), folded);
     folded.extend_from_slice(b": ");
     if encoded_word::is_plain(field.value) {
         let value = folded.len();
         header::unfold(field.value, folded);
-        folded[value..].make_ascii_uppercase();
+        collation.fold_ascii(&mut folded[value..]);
     } else {
         let name = folded[start..].to_vec();
         for (number, text) in encoded_word::decode_value(field.value).readings().enumerate() {
@@ -445,7 +458,7 @@ fn append_field(field: &header::Field<'_>, folded: &mut Vec<u8>) {
                 folded.push(BETWEEN_FIELDS);
                 folded.extend_from_slice(&name);
             }
-            collation::push_key(text, folded);
+            collation.push_key(text, folded);
         }
     }
     folded.push(BETWEEN_FIELDS);
@@ -555,7 +568,7 @@ struct Stream {
 impl Stream {
     fn push(&mut self, text: &str, last: bool, needles: &mut Needles<'_>) {
         let fresh = self.folded.len();
-        collation::push_key(text, &mut self.folded);
+        needles.collation.push_key(text, &mut self.folded);
         needles.look_from(&self.folded, fresh, Scope::Body, Needle::is_short);
         let waits = self.folded.len() - self.fresh < needles.keep;
         if needles.keep >= SHORT_MAX {
@@ -891,6 +904,26 @@ mod tests {
             ("a", "\u{e4}"),
         ] {
             assert!(Needle::new(needle).is_in(text), "{needle} in {text}");
+        }
+        for (collation, text, is_in) in [
+            (Collation::AsciiCasemap, "STRASSE \u{e9}", true),
+            (Collation::AsciiCasemap, "strasse \u{c9}", false),
+            (Collation::Octet, "strasse \u{e9}", true),
+            (Collation::Octet, "Strasse \u{e9}", false),
+        ] {
+            let needle = Needle::by(collation, "strasse \u{e9}");
+            assert_eq!(needle.is_in(text), is_in, "{text} by {collation:?}");
+            let message = format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n");
+            let header = format!("Subject: {text}\r\n\r\n");
+            assert_eq!(needle.is_in_header(header.as_bytes(), b"subject"), is_in, "{header}");
+            for (message, scope) in [(message, Scope::Body), (header, Scope::Text)] {
+                let mut summarizer = Summarizer::new();
+                summarizer.push(message.as_bytes());
+                let summary = summarizer.finish();
+                let mut search = MessageSearch::new(&summary, &[(scope, &needle)]);
+                search.push(message.as_bytes());
+                assert_eq!(search.finish(), [is_in], "{message} by {collation:?}");
+            }
         }
         for (needle, text) in [("\u{e4}", "a"), ("ab", "\u{e4}b"), ("SS", "\u{df}")] {
             assert!(!Needle::new(needle).is_in(text), "{needle} in {text}");

@@ -10,8 +10,8 @@
 //! * bit n is the message with the sequence number n + 1, also while an EXPUNGE waits;
 //! * a sorted result has the UIDs of the messages whose bits are set, each once.
 
-use super::query::Query;
-use crate::{model::Uid, protocol::imap::message::sort::Criterion};
+use super::query::{Order, Query};
+use crate::model::Uid;
 
 /// Results of a session whose changes it is told.
 pub(super) const CONTEXTS_MAX: usize = 16;
@@ -41,7 +41,7 @@ pub(super) struct Context {
 
 /// The order of a result.
 pub(super) struct Sorted {
-    pub order: Vec<Criterion>,
+    pub order: Order,
     pub uids: Vec<Uid>,
 }
 

@@ -14,9 +14,12 @@ use crate::{
     protocol::{
         imap::{
             Ranges, SequenceSet,
-            message::search::{AgeTest, DateTest},
+            message::{
+                search::{AgeTest, DateTest},
+                sort::Criterion,
+            },
         },
-        mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered},
+        mime::{ActiveComparator, EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered},
     },
     store::Message,
 };
@@ -118,6 +121,14 @@ pub(super) struct Query {
     pub mod_seq: bool,
     /// Most keys that a test evaluates.
     pub keys: usize,
+}
+
+/// What SORT asks for.
+#[derive(Clone)]
+pub(super) struct Order {
+    pub criteria: Vec<Criterion>,
+    /// By which strings are compared.
+    pub comparator: ActiveComparator,
 }
 
 /// What is known of a message besides its entry in the snapshot.

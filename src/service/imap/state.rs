@@ -22,6 +22,7 @@ use crate::{
             Announced, Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming,
             Quoted, State, Status, Writer,
         },
+        mime::ActiveComparator,
         sasl::Mechanisms,
     },
     runtime::{LocalFuture, connection::Connection},
@@ -59,6 +60,8 @@ pub(super) struct Session {
     pub selected: Option<Selected>,
     /// Extensions that change responses, enabled by ENABLE or by a command that implies it.
     enabled: Capabilities,
+    /// By which strings are compared (RFC 5255 4.7).
+    pub comparator: ActiveComparator,
     pub login_failures: u32,
     /// The literal whose octets are next in the input, until the handler of its command takes it.
     pub literal: Option<Literal>,
@@ -78,6 +81,7 @@ impl Session {
             seat: None,
             selected: None,
             enabled: Capabilities::NONE,
+            comparator: ActiveComparator::default(),
             login_failures: 0,
             literal: None,
             framer,
@@ -335,6 +339,7 @@ impl Session {
     pub(super) fn log_out(&mut self) {
         self.let_go();
         self.enabled = Capabilities::NONE;
+        self.comparator = ActiveComparator::default();
         self.channel.connection.set_logged_in(false);
         let limits = limits_before_login(self.imap());
         self.framer.set_limits(limits);

@@ -10,14 +10,14 @@ use futures_lite::future;
 use super::{
     context::{Context, Members, Sorted},
     folder,
-    query::Query,
+    query::{Order, Query},
     reply::Failure,
     searching::{Hit, places, scan_among},
     state::Session,
 };
 use crate::{
     model::{Rights, Uid},
-    protocol::imap::{Code, ResultChange, Status, message::sort::Criterion},
+    protocol::imap::{Code, ResultChange, Status},
     runtime::{connection::ConnectionError, executor::Executor},
     store::Snapshot,
 };
@@ -67,7 +67,7 @@ impl Session {
         &mut self,
         (tag, uid): (&str, bool),
         query: Query,
-        order: Option<&[Criterion]>,
+        order: Option<Order>,
         hits: &[Hit],
     ) {
         let Some(selected) = &mut self.selected else { return };
@@ -75,7 +75,7 @@ impl Session {
         let members = Members::of(selected.numbering().len(), found);
         let sorted = order.map(|order| {
             let uids = hits.iter().map(|hit| hit.uid).collect();
-            Sorted { order: order.to_vec(), uids }
+            Sorted { order, uids }
         });
         let context = Context::new(tag, uid, query, members, sorted);
         if let Err(why) = selected.contexts.add(context) {

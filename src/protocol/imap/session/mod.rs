@@ -1,8 +1,9 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
-//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE. Each file has a command's value, its parser
-//! and its grammar; the rows are in [`super::table`].
+//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR. Each file has a command's
+//! value, its parser and its grammar; the rows are in [`super::table`].
 
 pub mod capability;
+pub mod comparator;
 pub mod compress;
 pub mod enable;
 pub mod id;

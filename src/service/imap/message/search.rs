@@ -36,7 +36,8 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();
     let charset = search.charset.as_deref();
-    let query = compile(&search.key, charset, selected, executor.now())?;
+    let collation = session.comparator.collation;
+    let query = compile(&search.key, charset, collation, selected, executor.now())?;
     if query.mod_seq {
         session.check_mod_seqs()?;
         session.enable_condstore();

@@ -4,6 +4,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        query::Order,
         reply::{Done, Reply},
         searching::{compile, scan, sort},
         state::Session,
@@ -28,7 +29,9 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
     let folder = folder::selected(session, Rights::NONE).await?;
     let selected = session.selected()?;
     let executor = session.channel.shard.executor.clone();
-    let query = compile(&command.key, Some(&command.charset), selected, executor.now())?;
+    let (charset, comparator) = (Some(&*command.charset), session.comparator);
+    let collation = comparator.collation;
+    let query = compile(&command.key, charset, collation, selected, executor.now())?;
     if query.mod_seq {
         session.check_mod_seqs()?;
         session.enable_condstore();
@@ -38,7 +41,8 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
     }
     let (selected, reading) = (session.selected()?, folder.reading());
     let mut hits = scan(&query, selected, &reading, &*executor).await?;
-    sort(&mut hits, &command.order, selected, &reading, &*executor).await?;
+    let order = Order { criteria: command.order.clone(), comparator };
+    sort(&mut hits, &order, selected, &reading, &*executor).await?;
     let results = Results { tag, uid: command.uid, with_mod_seq: query.mod_seq, hits: &hits };
     match command.returns {
         None => results.tell_sort(session),
@@ -46,7 +50,7 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
             results.save(session, returns)?;
             results.tell(session, returns);
             if returns.update {
-                session.follow((tag, command.uid), query, Some(&command.order), &hits);
+                session.follow((tag, command.uid), query, Some(order), &hits);
             }
         }
     }

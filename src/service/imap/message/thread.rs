@@ -20,7 +20,8 @@ impl Handler for Thread<'_> {
         let folder = folder::selected(session, Rights::NONE).await?;
         let selected = session.selected()?;
         let executor = session.channel.shard.executor.clone();
-        let query = compile(&self.key, Some(&self.charset), selected, executor.now())?;
+        let (charset, collation) = (Some(&*self.charset), session.comparator.collation);
+        let query = compile(&self.key, charset, collation, selected, executor.now())?;
         if query.mod_seq {
             session.check_mod_seqs()?;
             session.enable_condstore();
@@ -30,7 +31,8 @@ impl Handler for Thread<'_> {
         }
         let (selected, reading) = (session.selected()?, folder.reading());
         let hits = scan(&query, selected, &reading, &*executor).await?;
-        let forest = thread(&hits, self.algorithm, selected, &reading, &*executor).await?;
+        let forest =
+            thread(&hits, (self.algorithm, collation), selected, &reading, &*executor).await?;
         let number = |at: u32| hits.get(at as usize).map_or(0, |hit| hit.number(self.uid));
         session.writer().begin_thread();
         if !forest.roots.is_empty() {

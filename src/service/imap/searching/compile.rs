@@ -13,7 +13,7 @@ use crate::{
     model::{PartitionId, Timestamp},
     protocol::{
         imap::{Code, ObjectId, Ranges, SequenceSet, message::search::SearchKey},
-        mime::{EnvelopeField, Needle, Scope, encoding_of},
+        mime::{Collation, EnvelopeField, Needle, Scope, encoding_of},
     },
 };
 
@@ -26,6 +26,7 @@ const STRINGS_MAX: usize = 64;
 pub(in crate::service::imap) fn compile(
     key: &SearchKey<'_>,
     charset: Option<&[u8]>,
+    collation: Collation,
     selected: &Selected,
     now: Timestamp,
 ) -> Result<Query, Failure> {
@@ -35,6 +36,7 @@ pub(in crate::service::imap) fn compile(
     };
     let mut compiler = Compiler {
         charset,
+        collation,
         selected,
         partition: selected.home.partition(),
         headers: Vec::new(),
@@ -75,6 +77,7 @@ fn bad_charset() -> Failure {
 
 struct Compiler<'a> {
     charset: &'static Encoding,
+    collation: Collation,
     selected: &'a Selected,
     /// Where the messages are kept.
     partition: PartitionId,
@@ -170,6 +173,6 @@ impl Compiler<'_> {
     }
 
     fn needle(&self, text: &[u8]) -> Needle {
-        Needle::new(&self.charset.decode_without_bom_handling(text).0)
+        Needle::by(self.collation, &self.charset.decode_without_bom_handling(text).0)
     }
 }

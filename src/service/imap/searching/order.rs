@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    super::{accounts::Reading, reply::Failure, selected::Selected},
+    super::{accounts::Reading, query::Order, reply::Failure, selected::Selected},
     column::Column,
     scan::Hit,
 };
@@ -19,7 +19,9 @@ use crate::{
             Code,
             message::sort::{Criterion, SortKey},
         },
-        mime::{Address, EnvelopeCard, EnvelopeField, card, collation, encoded_word},
+        mime::{
+            ActiveComparator, Address, Collation, EnvelopeCard, EnvelopeField, card, encoded_word,
+        },
     },
     runtime::executor::Executor,
     store::Message,
@@ -52,9 +54,14 @@ impl Keys {
         self.starts.push(number as u64 ^ 1 << 63);
     }
 
-    fn push_text(&mut self, text: &str, scratch: &mut Vec<u8>) -> Result<(), Failure> {
+    fn push_text(
+        &mut self,
+        text: &str,
+        collation: Collation,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
         scratch.clear();
-        collation::push_order_key(text, scratch);
+        collation.push_order_key(text, scratch);
         scratch.truncate(KEY_OCTETS_MAX);
         let mut start = [0; 8];
         let (first, rest) = scratch.split_at(scratch.len().min(8));
@@ -111,7 +118,7 @@ struct Row {
 /// equal they stay in the order of the mailbox, whatever is reversed (RFC 5256 3).
 pub(in crate::service::imap) async fn sort(
     hits: &mut Vec<Hit>,
-    order: &[Criterion],
+    order: &Order,
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
@@ -183,15 +190,15 @@ async fn merge_sort<T: Copy>(
 /// The keys of `hits` by each criterion.
 async fn read_columns(
     hits: &[Hit],
-    order: &[Criterion],
+    order: &Order,
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
 ) -> Result<Vec<Keys>, Failure> {
-    let mut columns = Vec::with_capacity(order.len());
+    let mut columns = Vec::with_capacity(order.criteria.len());
     let mut octets = 0;
-    for criterion in order {
-        let mut reader = KeyReader::new(*criterion, reading);
+    for criterion in &order.criteria {
+        let mut reader = KeyReader::new(*criterion, order.comparator, reading);
         let mut keys = reader.keys();
         keys.starts.reserve_exact(hits.len());
         for (count, hit) in hits.iter().enumerate() {
@@ -213,27 +220,41 @@ async fn read_columns(
 /// Reads the keys of messages by one criterion.
 struct KeyReader<'r> {
     criterion: Criterion,
+    comparator: ActiveComparator,
     column: Column<'r>,
     scratch: Vec<u8>,
 }
 
 impl<'r> KeyReader<'r> {
-    fn new(criterion: Criterion, reading: &'r Reading) -> KeyReader<'r> {
+    fn new(
+        criterion: Criterion,
+        comparator: ActiveComparator,
+        reading: &'r Reading,
+    ) -> KeyReader<'r> {
         let part = match criterion.key {
             SortKey::Arrival | SortKey::Size | SortKey::Date => card::DATES,
             SortKey::Subject => card::SUBJECT,
             _ => card::ENVELOPE,
         };
-        KeyReader { criterion, column: Column::new(reading, part), scratch: Vec::new() }
+        let column = Column::new(reading, part);
+        KeyReader { criterion, comparator, column, scratch: Vec::new() }
     }
 
     fn keys(&self) -> Keys {
-        Keys { reverse: self.criterion.reverse, ..Keys::default() }
+        let Criterion { key, reverse } = self.criterion;
+        let is_text = !matches!(key, SortKey::Arrival | SortKey::Size | SortKey::Date);
+        let reverse = reverse != (is_text && self.comparator.descending);
+        Keys { reverse, ..Keys::default() }
     }
 
     /// Appends the message's key.
     async fn read(&mut self, message: &Message, keys: &mut Keys) -> Result<(), Failure> {
-        let KeyReader { criterion, column, scratch } = self;
+        let KeyReader {
+            criterion,
+            comparator: ActiveComparator { collation, .. },
+            column,
+            scratch,
+        } = self;
         match criterion.key {
             SortKey::Arrival => keys.push_number(message.internal_date.unix_seconds()),
             SortKey::Size => keys.push_number(message.body.size.min(i64::MAX as u64) as i64),
@@ -242,11 +263,11 @@ impl<'r> KeyReader<'r> {
                 let mut pushed = Ok(());
                 let take = |card: &[u8]| {
                     let (text, _) = card::base_subject(card)?;
-                    pushed = keys.push_text(text, scratch);
+                    pushed = keys.push_text(text, *collation, scratch);
                     Ok(())
                 };
                 if !column.read(message, take).await? {
-                    keys.push_text("", scratch)?;
+                    keys.push_text("", *collation, scratch)?;
                 }
                 pushed?;
             }
@@ -258,7 +279,7 @@ impl<'r> KeyReader<'r> {
                     Ok(())
                 };
                 column.read(message, take).await?;
-                keys.push_text(&text, scratch)?;
+                keys.push_text(&text, *collation, scratch)?;
             }
         }
         Ok(())
@@ -273,7 +294,7 @@ impl<'r> KeyReader<'r> {
 pub(in crate::service::imap) async fn places(
     joined: &mut Vec<Hit>,
     sorted: &[Uid],
-    order: &[Criterion],
+    order: &Order,
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
@@ -284,8 +305,8 @@ pub(in crate::service::imap) async fn places(
     }
     sort(joined, order, selected, reading, executor).await?;
     let ours = read_columns(joined, order, selected, reading, executor).await?;
-    let mut readers: Vec<KeyReader<'_>> =
-        order.iter().map(|criterion| KeyReader::new(*criterion, reading)).collect();
+    let reader = |criterion: &Criterion| KeyReader::new(*criterion, order.comparator, reading);
+    let mut readers: Vec<KeyReader<'_>> = order.criteria.iter().map(reader).collect();
     let mut theirs: Vec<Keys> = readers.iter().map(KeyReader::keys).collect();
     let mut places = Vec::with_capacity(joined.len());
     let mut low = 0;
@@ -317,7 +338,7 @@ pub(in crate::service::imap) async fn places(
 async fn places_among_all(
     joined: &mut Vec<Hit>,
     sorted: &[Uid],
-    order: &[Criterion],
+    order: &Order,
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,

@@ -17,8 +17,8 @@ use crate::{
     protocol::{
         imap::{Code, message::thread::Algorithm},
         mime::{
+            Collation,
             card::{self, ThreadCard},
-            collation,
         },
     },
     runtime::executor::{Executor, offload},
@@ -64,7 +64,7 @@ impl Gathered {
 /// The threads of `hits`: messages of the forest are positions in it.
 pub(in crate::service::imap) async fn thread(
     hits: &[Hit],
-    algorithm: Algorithm,
+    (algorithm, collation): (Algorithm, Collation),
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
@@ -73,7 +73,7 @@ pub(in crate::service::imap) async fn thread(
     let with_references = algorithm != Algorithm::OrderedSubject;
     let mut gathered = Gathered::default();
     let mut dates = Column::new(reading, card::DATES);
-    let mut subjects = Subjects::new(reading);
+    let mut subjects = Subjects::new(reading, collation);
     let mut threads = Column::new(reading, card::THREAD);
     for (count, hit) in hits.iter().enumerate() {
         if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
@@ -112,25 +112,26 @@ pub(in crate::service::imap) async fn thread(
 /// choose subjects with the same hash.
 struct Subjects<'r> {
     column: Column<'r>,
+    collation: Collation,
     state: RandomState,
     key: Vec<u8>,
 }
 
 impl<'r> Subjects<'r> {
-    fn new(reading: &'r Reading) -> Subjects<'r> {
+    fn new(reading: &'r Reading, collation: Collation) -> Subjects<'r> {
         let column = Column::new(reading, card::SUBJECT);
-        Subjects { column, state: RandomState::new(), key: Vec::new() }
+        Subjects { column, collation, state: RandomState::new(), key: Vec::new() }
     }
 
     /// `None` for an empty subject; and whether it is of a reply or forwarded message.
     async fn read(&mut self, message: &Message) -> Result<(Option<u64>, bool), Failure> {
-        let Subjects { column, state, key } = self;
+        let Subjects { column, collation, state, key } = self;
         let mut found = (None, false);
         let take = |card: &[u8]| {
             let (text, is_reply) = card::base_subject(card)?;
             let hash = || {
                 key.clear();
-                collation::push_order_key(text, key);
+                collation.push_order_key(text, key);
                 let mut hasher = state.build_hasher();
                 hasher.write(key);
                 hasher.finish()

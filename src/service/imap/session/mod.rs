@@ -1,7 +1,8 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
-//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE.
+//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR.
 
 mod capability;
+mod comparator;
 mod compress;
 mod enable;
 mod id;
