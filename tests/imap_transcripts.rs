@@ -405,6 +405,86 @@ fn many_messages_are_answered_and_changed_at_once() {
     assert!(client.read_to("f OK").starts_with(&format!("* 1 FETCH (UID {count})\r\n")));
 }
 
+/// RFC 5267 4.3: as many results as a session may have, of all messages, all of which come and go.
+#[test]
+fn many_messages_come_into_results_and_leave_them() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (log_in(&world), log_in(&world));
+    let count = 5_000;
+    for number in 0..count {
+        let message = format!("Subject: {:04}\r\n\r\nx\r\n", number * 7 % 5_000);
+        other.say(format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len()));
+    }
+    other.say("b SELECT INBOX\r\n");
+    other.read_to("b OK");
+    client.done("SELECT INBOX");
+    for number in 0..8 {
+        let told = client.answer("UID SORT RETURN (UPDATE COUNT) (REVERSE SUBJECT) UTF-8 FLAGGED");
+        let is_first = told.contains("t OK");
+        assert!(is_first == (number == 0), "the same tag: {told}");
+        client.say(format!("s{number} UID SORT RETURN (UPDATE) (SUBJECT) UTF-8 FLAGGED\r\n"));
+        client.read_to(&format!("s{number} OK"));
+        if number < 7 {
+            client.say(format!("u{number} SEARCH RETURN (UPDATE) FLAGGED UNDELETED\r\n"));
+            client.read_to(&format!("u{number} OK"));
+        }
+    }
+    assert!(client.answer("UID SEARCH RETURN (UPDATE) ALL").contains("t BAD"));
+    client.say("more UID SEARCH RETURN (UPDATE COUNT) ALL\r\n");
+    let told = client.read_to("more OK");
+    assert!(told.contains("COUNT 5000\r\n* NO [NOUPDATE \"more\"] "), "{told}");
+    // In no response more than 4,096, and of sorted results each where it belongs.
+    other.done("STORE 1:* +FLAGS.SILENT (\\Flagged)");
+    let told = client.done("NOOP");
+    let of = |tag: &str| -> Vec<String> {
+        let start = format!("* ESEARCH (TAG \"{tag}\") ");
+        told.lines().filter_map(|line| line.strip_prefix(&start)).map(str::to_owned).collect()
+    };
+    assert_eq!(of("u3"), ["ADDTO (0 1:4096)", "ADDTO (0 4097:5000)"]);
+    let sorted = of("s5");
+    assert_eq!(sorted.len(), 2);
+    assert!(sorted[0].starts_with("UID ADDTO (1 1,2144,4287,1430,3573,"), "{:.100}", sorted[0]);
+    assert!(sorted[1].starts_with("UID ADDTO (4097 "), "{:.100}", sorted[1]);
+    other.done("STORE 1:2500 -FLAGS.SILENT (\\Flagged)");
+    let told = client.done("NOOP");
+    assert!(told.contains("(TAG \"u0\") REMOVEFROM (0 1:2500)\r\n"), "{told:.300}");
+    other.done("STORE 1:* +FLAGS.SILENT (\\Deleted)");
+    other.say("e EXPUNGE\r\n");
+    other.read_to("e OK");
+    let told = client.done("NOOP");
+    assert!(told.contains("(TAG \"s7\") UID REMOVEFROM (1 "), "{told:.300}");
+    assert!(client.done("UID SORT (SUBJECT) UTF-8 ALL").contains("* SORT\r\n"));
+}
+
+/// All that a session keeps of its results is bounded, but for one of SEARCH.
+#[test]
+fn results_with_too_many_keys_are_not_followed() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = log_in(&world);
+    for number in 0..1_000 {
+        let flag = if number % 2 == 0 { "\\Flagged" } else { "\\Draft" };
+        client.say(format!("a APPEND INBOX ({flag}) {{1+}}\r\nx\r\n"));
+    }
+    client.say("b SELECT INBOX\r\n");
+    client.read_to("b OK");
+    client.done("SEARCH RETURN (SAVE) FLAGGED");
+    let keys = "$ ".repeat(999);
+    for (tag, command, is_followed) in [
+        ("c1", "SORT RETURN (UPDATE COUNT) (SIZE) UTF-8", false),
+        ("c2", "SEARCH RETURN (UPDATE COUNT)", true),
+        ("c3", "SEARCH RETURN (UPDATE COUNT)", false),
+    ] {
+        client.say(format!("{tag} UID {command} {keys}DRAFT\r\n"));
+        let told = client.read_to(&format!("{tag} OK"));
+        assert_eq!(told.contains("[NOUPDATE "), !is_followed, "{told}");
+        assert!(told.contains("UID COUNT 0\r\n"), "{told}");
+    }
+    let told = client.done("UID STORE 1 +FLAGS.SILENT (\\Draft)");
+    assert_eq!(told, "* ESEARCH (TAG \"c2\") UID ADDTO (0 1)\r\nt OK STORE completed\r\n");
+}
+
 #[test]
 fn a_failing_disk_gives_no_ok_and_reads_go_on() {
     let kit = Kit::new();
@@ -492,6 +572,12 @@ fn hostile_commands_are_refused_or_answered() {
         ("a LOGIN ", 1_000_000, "x", " y\r\n"),
         ("", 1_000_000, "\0", "\r\n"),
         ("a STORE 1 FLAGS (", 10_000, "$k ", ")\r\n"),
+        ("a CANCELUPDATE", 20_000, " x", "\r\n"),
+        ("a COMPARATOR", 20_000, " *", "\r\n"),
+        ("a COMPARATOR \"", 60_000, "*a", "\"\r\n"),
+        ("a COMPARATOR \"", 127, "*;", "\"\r\n"),
+        ("a UID SEARCH RETURN (UPDATE) ", 15_000, "NOT ", "ALL\r\n"),
+        ("a UID SORT RETURN (UPDATE) (", 10_000, "REVERSE SUBJECT ", "SIZE) UTF-8 ALL\r\n"),
     ];
     let kit = Kit::new();
     for (start, count, middle, end) in CASES {

@@ -336,6 +336,40 @@ class Hostile(unittest.TestCase):
             time.sleep(0.1)
             self.look()
 
+    def test_results_that_change_and_are_never_read(self):
+        # RFC 5267: each client follows as many results as it may, of all messages, half of them sorted.
+        writer = self.imap()
+        message = b"Subject: %d\r\n\r\nx\r\n"
+        for number in range(2_000):
+            text = message % (number * 7 % 2_000)
+            writer.send(b"a APPEND INBOX {%d+}\r\n%s\r\n" % (len(text), text))
+        writer.send(b"b SELECT INBOX\r\n")
+        writer.tagged(b"b")
+        clients = []
+        for _ in range(8):
+            client = self.imap(select=True)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for number in range(8):
+                client.send(b"s%d UID SEARCH RETURN (UPDATE) FLAGGED\r\n" % number)
+                self.assertIn(b"s%d OK" % number, client.tagged(b"s%d" % number))
+                client.send(b"o%d UID SORT RETURN (UPDATE) (SUBJECT) UTF-8 FLAGGED\r\n" % number)
+                self.assertIn(b"o%d OK" % number, client.tagged(b"o%d" % number))
+            client.send(b"more UID SEARCH RETURN (UPDATE) ALL\r\n")
+            self.assertIn(b"[NOUPDATE", client.tagged(b"more"))
+            client.send(b"i IDLE\r\n")
+            client.line()
+            clients.append(client)
+        for number in range(20):
+            sign = b"+-"[number % 2:number % 2 + 1]
+            writer.send(b"c%d STORE 1:* %sFLAGS.SILENT (\\Flagged)\r\n" % (number, sign))
+            self.assertIn(b"c%d OK" % number, writer.tagged(b"c%d" % number))
+            self.look()
+        # What the first of them gets once it reads is the difference, and not twenty changes.
+        clients[0].send(b"DONE\r\n")
+        told = clients[0].tagged(b"i")
+        self.assertIn(b"i OK", told)
+        self.assertLess(len(told), 4 * MIB)
+
     def test_many_bad_commands_end_the_session(self):
         for service, word in (("smtp", b"XYZZY\r\n"), ("pop3", b"XYZZY\r\n"),
                               ("imap", b"a XYZZY\r\n")):
