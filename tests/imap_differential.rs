@@ -332,7 +332,7 @@ proptest! {
 }
 
 fn announced(capabilities: Capabilities) -> Announced {
-    Announced { capabilities, append_limit: 50 << 20 }
+    Announced { capabilities, append_limit: 50 << 20, message_limit: 0, save_limit: 0 }
 }
 
 /// Every kind of response, as bytes.
