@@ -225,7 +225,10 @@ async fn tell(
     }
     let item = describe(namespace, name, (folder.as_ref(), has_children), (list, below));
     session.writer().list(&item);
-    let Some(folder) = folder else { return Ok(session.channel.flush_if_full().await?) };
+    // RFC 5819 2, RFC 8440 3, RFC 9590 3: only of what the selection chooses itself.
+    let Some(folder) = folder.filter(|_| is_chosen) else {
+        return Ok(session.channel.flush_if_full().await?);
+    };
     if let Some(items) = list.returns.status
         && folder.rights().contain(Right::Read)
     {
