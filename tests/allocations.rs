@@ -154,6 +154,7 @@ async fn serve(
         imap_seats: Default::default(),
         reloads: Default::default(),
         leases: Default::default(),
+        follows: Default::default(),
         signing: Default::default(),
         shares: Default::default(),
         quotas: Default::default(),

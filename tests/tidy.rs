@@ -185,7 +185,8 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("query", &[]),
     ("context", &["query"]),
     ("selected", &["reply", "accounts", "context"]),
-    ("state", &["options", "seats", "handover", "reply", "accounts", "selected"]),
+    ("watched", &["accounts"]),
+    ("state", &["options", "seats", "handover", "reply", "accounts", "selected", "watched"]),
     ("literal", &["reply", "state"]),
     ("namespace", &["reply", "accounts", "state"]),
     ("folder", &["reply", "accounts", "selected", "state", "namespace"]),
@@ -194,12 +195,26 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("searching", &["reply", "accounts", "query", "selected", "state", "folder", "reader"]),
     ("updates", &["reply", "query", "context", "selected", "state", "folder", "searching"]),
     ("sync", &["reply", "accounts", "selected", "state", "folder", "updates"]),
+    (
+        "notify",
+        &[
+            "reply",
+            "accounts",
+            "selected",
+            "watched",
+            "state",
+            "namespace",
+            "folder",
+            "updates",
+            "sync",
+        ],
+    ),
     ("resync", &["reply", "selected", "state", "folder"]),
     ("quoted", &["reply", "accounts", "state", "folder", "reader"]),
     ("upload", &["reply", "accounts", "state", "folder", "quoted"]),
     ("pipeline", &["state"]),
     ("handler", &["reply", "state"]),
-    ("session", &["reply", "state", "namespace", "handler"]),
+    ("session", &["reply", "state", "namespace", "notify", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),
     (
         "mailbox",
@@ -207,6 +222,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
             "reply",
             "accounts",
             "selected",
+            "watched",
             "state",
             "sync",
             "resync",
@@ -218,7 +234,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ),
     ("access", &["reply", "state", "folder", "handler"]),
     ("quota", &["reply", "state", "folder", "handler"]),
-    ("metadata", &["reply", "state", "folder", "handler"]),
+    ("metadata", &["reply", "watched", "state", "folder", "handler"]),
     ("urls", &["reply", "state", "folder", "reader", "binary", "quoted", "handler"]),
     (
         "message",
@@ -238,7 +254,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
             "handler",
         ],
     ),
-    ("conversation", &["handover", "reply", "state", "pipeline", "handler"]),
+    ("conversation", &["handover", "reply", "state", "notify", "pipeline", "handler"]),
 ];
 
 /// `partition` knows all of them.

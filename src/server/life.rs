@@ -134,6 +134,7 @@ pub(super) async fn live(
         imap_seats: Default::default(),
         reloads: Default::default(),
         leases: Default::default(),
+        follows: Default::default(),
         signing: plan.signing.clone(),
         shares: plan.store.shares.clone(),
         quotas: plan.store.quotas.clone(),

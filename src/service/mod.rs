@@ -76,6 +76,8 @@ pub struct Shard {
     pub reloads: Teller<u64>,
     /// Mailboxes of other shards that sessions have selected.
     pub leases: imap::Leases,
+    /// Accounts of other shards that sessions follow.
+    pub follows: imap::Follows,
     /// The keys of our domains.
     pub signing: signing::Signing,
     /// What is shared with whom, on all shards.

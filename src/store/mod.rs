@@ -36,7 +36,7 @@ mod tests;
 
 pub use self::{
     account::{
-        changes::{AccountChange, MessageChange},
+        changes::{AccessListThen, AccountChange, MessageChange},
         holding::HoldingLimits,
         namespace::{MailboxInfo, Names},
         properties::PropertyLimits,

@@ -16,11 +16,16 @@ use std::{collections::BTreeSet, fmt, hash::BuildHasher, sync::Arc};
 use arc_swap::ArcSwap;
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-use crate::model::{AccountId, Asker, Grantee, Grantees, PartitionId};
+use crate::{
+    model::{AccountId, Asker, Grantee, Grantees, PartitionId},
+    runtime::latest::{Listener, Teller},
+};
 
 /// The shares of all partitions.
 pub struct Shares {
     partitions: Box<[ArcSwap<Index>]>,
+    /// Counts changes, for those who ask again.
+    changes: Teller<u64>,
 }
 
 /// Ascending.
@@ -54,7 +59,20 @@ impl fmt::Debug for Shares {
 impl Shares {
     /// For the partitions `0..partitions`; of others nothing is kept.
     pub fn new(partitions: u16) -> Shares {
-        Shares { partitions: (0..partitions).map(|_| ArcSwap::default()).collect() }
+        let partitions = (0..partitions).map(|_| ArcSwap::default()).collect();
+        Shares { partitions, changes: Teller::default() }
+    }
+
+    /// Hears of changes from now on; how many there were says nothing.
+    pub fn listen(&self) -> Listener<u64> {
+        self.changes.listen()
+    }
+
+    fn tell(&self) {
+        self.changes.tell_if(|count| {
+            *count = count.wrapping_add(1);
+            true
+        });
     }
 
     /// The accounts whose lists name `asker`, ascending; without the asker's own.
@@ -98,6 +116,7 @@ impl Shares {
     ) {
         if let Some(index) = self.partitions.get(usize::from(partition.0)) {
             index.store(Arc::new(Index::of(shares)));
+            self.tell();
         }
     }
 
@@ -114,6 +133,7 @@ impl Shares {
             before.without(after).for_each(|gone| changed.change(gone, owner, false));
             after.without(before).for_each(|new| changed.change(new, owner, true));
             index.store(Arc::new(changed));
+            self.tell();
         }
     }
 

@@ -205,6 +205,7 @@ impl World {
                 imap_seats: Default::default(),
                 reloads: Default::default(),
                 leases: Default::default(),
+                follows: Default::default(),
                 signing: Default::default(),
                 shares: Default::default(),
                 quotas: quotas.clone(),

@@ -212,6 +212,7 @@ impl<'k> SimulatedWorld<'k> {
                 imap_seats: Default::default(),
                 reloads: Default::default(),
                 leases: Default::default(),
+                follows: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
                 quotas: quotas.clone(),

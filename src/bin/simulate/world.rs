@@ -227,6 +227,7 @@ impl World {
                 imap_seats: Default::default(),
                 reloads: Default::default(),
                 leases: Default::default(),
+                follows: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
                 quotas: Default::default(),

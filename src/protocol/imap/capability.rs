@@ -220,6 +220,7 @@ mod tests {
             "ID",
             "IDLE",
             "NAMESPACE",
+            "NOTIFY",
             "CHILDREN",
             "SPECIAL-USE",
             "CREATE-SPECIAL-USE",

@@ -11,6 +11,7 @@ use super::{
     name::{self, NameForm, SEPARATOR},
     object_id::ObjectId,
     sequence::write_set,
+    session::notify::Events,
     structure::{DecodedPart, write_body_part},
     write::{push_astring, push_literal_header, push_nstring, push_number, push_string},
 };
@@ -64,6 +65,8 @@ pub enum Code {
     /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
     CopyUid(UidValidity, Vec<(Uid, Uid)>),
     AlreadyExists,
+    /// RFC 5465 3.1, with the names of the events that there are.
+    BadEvent,
     /// The URL (RFC 4469 4.3).
     BadUrl(String),
     NonExistent,
@@ -84,6 +87,8 @@ pub enum Code {
     MetadataMaxSize(u64),
     MetadataTooMany,
     NoPerm,
+    /// RFC 5465 5.8.
+    NotificationOverflow,
     /// RFC 5182 2.5.
     NotSaved,
     /// The tag of the search whose changes are not told (RFC 5267 4.3.1).
@@ -144,6 +149,10 @@ impl Code {
                 return push_string(out, tag.as_bytes());
             }
             Code::BadComparator => "BADCOMPARATOR",
+            Code::BadEvent => {
+                out.extend_from_slice(b"BADEVENT ");
+                return push_list(out, Events::names());
+            }
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
@@ -167,6 +176,7 @@ impl Code {
             Code::MetadataTooMany => "METADATA TOOMANY",
             Code::NoModSeq => "NOMODSEQ",
             Code::NoPerm => "NOPERM",
+            Code::NotificationOverflow => "NOTIFICATIONOVERFLOW",
             Code::NotSaved => "NOTSAVED",
             Code::OverQuota => "OVERQUOTA",
             Code::PrivacyRequired => "PRIVACYREQUIRED",
@@ -196,8 +206,10 @@ impl Attributes {
     pub const NON_EXISTENT: Attributes = Attributes(1 << 6);
     pub const SUBSCRIBED: Attributes = Attributes(1 << 7);
     pub const REMOTE: Attributes = Attributes(1 << 8);
+    /// RFC 5465 3.1: it may be looked up, and its events may not be known.
+    pub const NO_ACCESS: Attributes = Attributes(1 << 9);
 
-    const NAMES: [(Attributes, &'static str); 9] = [
+    const NAMES: [(Attributes, &'static str); 10] = [
         (Attributes::NO_INFERIORS, "\\Noinferiors"),
         (Attributes::NO_SELECT, "\\Noselect"),
         (Attributes::MARKED, "\\Marked"),
@@ -207,6 +219,7 @@ impl Attributes {
         (Attributes::NON_EXISTENT, "\\NonExistent"),
         (Attributes::SUBSCRIBED, "\\Subscribed"),
         (Attributes::REMOTE, "\\Remote"),
+        (Attributes::NO_ACCESS, "\\NoAccess"),
     ];
 
     pub fn contains(self, other: Attributes) -> bool {
@@ -489,6 +502,18 @@ impl<'o> Writer<'o> {
         self.mailbox(name);
         self.out.push(b' ');
         push_astring(self.out, rights.told().as_bytes());
+        self.line_end();
+    }
+
+    /// RFC 5464 4.4.2: annotations that have other values now; `mailbox` in UTF-8, empty for the
+    /// server.
+    pub fn metadata_changed(&mut self, mailbox: &str, entries: &[String]) {
+        self.out.extend_from_slice(b"* METADATA ");
+        self.mailbox(mailbox);
+        for name in entries {
+            self.out.push(b' ');
+            push_astring(self.out, name.as_bytes());
+        }
         self.line_end();
     }
 
@@ -900,6 +925,11 @@ mod tests {
                 "COPYUID 38505 304,319:320 3956:3958",
             ),
             (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
+            (
+                Code::BadEvent,
+                "BADEVENT (MessageNew MessageExpunge FlagChange MailboxName SubscriptionChange \
+                 MailboxMetadataChange ServerMetadataChange)",
+            ),
             (Code::BadUrl("/INBOX/;UID=1\r\n]\"".to_owned()), "BADURL \"/INBOX/;UID=1\""),
             (Code::BadComparator, "BADCOMPARATOR"),
             (Code::NoUpdate("B02".to_owned()), "NOUPDATE \"B02\""),

@@ -47,6 +47,7 @@ capabilities! {
     Id               "ID"                 Always; // RFC 2971
     Idle             "IDLE"               Always; // RFC 2177
     Namespace        "NAMESPACE"          Always; // RFC 2342
+    Notify           "NOTIFY"             Always; // RFC 5465
     Children         "CHILDREN"           Always; // RFC 3348
     SpecialUse       "SPECIAL-USE"        Always; // RFC 6154
     CreateSpecialUse "CREATE-SPECIAL-USE" Always; // RFC 6154
@@ -147,6 +148,7 @@ macro_rules! command_table {
         enable::Enable                 [b"ENABLE"       Plain LoggedIn         All      Enable];
         namespace::Namespace           [b"NAMESPACE"    Plain LoggedIn         All      Namespace];
         idle::Idle                     [b"IDLE"         Plain LoggedIn         All      Idle];
+        notify::Notify<'a>             [b"NOTIFY"       Plain LoggedIn         All      Notify];
         compress::Compress             [b"COMPRESS"     Plain Any             All CompressDeflate];
         language::Language             [b"LANGUAGE"     Plain Any              All      Language];
         comparator::Comparator         [b"COMPARATOR"   Plain LoggedIn        All      I18nLevel];

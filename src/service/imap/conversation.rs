@@ -5,11 +5,12 @@
 //! ([`resume`]). Only this file knows the command table, and so the handlers; handlers know the
 //! [`Session`] and nothing of this file.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::pending, rc::Rc, time::Duration};
 
 use super::{
     handler::Handler,
     handover::{ImapHandover, Outcome},
+    notify,
     pipeline::{Open, Pipeline, has_whole},
     reply::{Done, Failure, Leave, Reply},
     state::Session,
@@ -93,7 +94,15 @@ impl Dialogue for Conversation {
             return Ok(Step::Incomplete);
         }
         let is_whole = match frame {
-            Frame::More => return Ok(Step::Incomplete),
+            Frame::More => {
+                if self.hears_unasked() {
+                    let reported = Box::pin(self.session.report_unasked()).await;
+                    if let Err(Failure::Leave(leave)) = reported {
+                        return Err(self.leave(leave));
+                    }
+                }
+                return Ok(Step::Incomplete);
+            }
             Frame::Command { .. } => true,
             Frame::Part { size, literal } => has_whole(literal.size, input.len() - size),
             _ => false,
@@ -131,7 +140,11 @@ impl Dialogue for Conversation {
     /// With open changes also until the first of them is settled. Their answers are written even
     /// if the client sends nothing more.
     async fn listen(&mut self) -> Result<(), ConnectionError> {
+        let hears_unasked = self.hears_unasked();
         let channel = &mut self.session.channel;
+        if hears_unasked {
+            return Box::pin(notify::listen(&mut self.session, pending())).await;
+        }
         if self.pipeline.is_empty() {
             return channel.listen().await;
         }
@@ -159,9 +172,17 @@ impl Conversation {
     /// Boxed before the task begins, so that the task's future holds no second copy of the
     /// connection.
     fn new(connection: Connection, shard: Rc<Shard>) -> Box<Conversation> {
-        let session = Session::new(connection, shard);
+        let session = Session::new(connection, shard, run_own);
         let pipeline = Pipeline::default();
         Box::new(Conversation { session, bad_commands: 0, arrived: None, pipeline })
+    }
+
+    /// Whether the client is told of events now: it wants them (RFC 5465), and no command is under
+    /// way.
+    fn hears_unasked(&mut self) -> bool {
+        self.session.watched.is_some()
+            && self.pipeline.is_empty()
+            && self.session.channel.connection.input().is_empty()
     }
 
     /// Opens the account that the client logged in to on another shard.
@@ -204,7 +225,7 @@ impl Conversation {
             Err(error) => Err(error.into()),
         };
         if !matches!(reply, Err(Failure::Leave(_)))
-            && let Err(failure) = self.session.tell_changes(updates).await
+            && let Err(failure) = self.session.report(updates).await
         {
             reply = Err(failure);
         }
@@ -296,7 +317,7 @@ impl Conversation {
         self.settle_all().await?;
         let updates = command.body.updates();
         if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {
-            let told = self.session.tell_changes(updates).await;
+            let told = self.session.report(updates).await;
             return Ok(told.and(reply));
         }
         Ok(reply)
@@ -335,6 +356,16 @@ impl Conversation {
 fn may_need_utf8(row: &CommandRow) -> bool {
     use CommandKind::{Enable, Idle, Unauthenticate};
     !row.allowed(State::NotAuthenticated) && !matches!(row.kind, Enable | Idle | Unauthenticate)
+}
+
+/// See [`super::state::Runner`].
+fn run_own(session: &mut Session, bytes: Vec<u8>) -> LocalFuture<'_, Reply> {
+    Box::pin(async move {
+        match parse_with(session.quoted(), &bytes) {
+            Ok(command) => run_handler(session, &command).await,
+            Err(error) => Err(Failure::bad(error.what)),
+        }
+    })
 }
 
 /// Dispatches by the command table. Each handler runs in its own box: an idle session then holds

@@ -9,9 +9,10 @@
 use super::{
     accounts::{
         ANNOTATION_RIGHTS, Holding, Home, Listed, REPLACED_RIGHTS, Reach, Reading, Replaced,
-        SeenBook, Staging, Subject as Annotated, View, carry, not_allowed, permitted, unseen,
+        SeenBook, Staging, Subject as Annotated, View, carry, may_watch, not_allowed, permitted,
+        unseen,
     },
-    namespace::{Located, Namespace},
+    namespace::{Located, Namespace, inbox_of},
     reply::{Failure, Leave, no_such_mailbox, try_create},
     selected::Selected,
     state::Session,
@@ -117,6 +118,18 @@ pub(super) async fn resolve_target(
 /// The mailbox with this UTF-8 name, if it exists and may be looked up.
 pub(super) async fn look_up(namespace: &Namespace, name: &str) -> Option<Folder> {
     find(namespace, name, Rights::of(&[Right::Lookup]), false).await.ok()
+}
+
+/// The name of a mailbox of another account that the user may watch, by its number.
+pub(super) async fn name_of(
+    namespace: &Namespace,
+    owner: AccountId,
+    mailbox: MailboxId,
+) -> Option<String> {
+    let home = home_of(namespace, owner).await.ok()?;
+    let asked = move |holding: Holding| async move { Ok(holding.get(mailbox)) };
+    let (info, rights) = home.at_owner(asked).await.ok()??;
+    namespace.full_name(owner, &info.name).filter(|_| may_watch(rights))
 }
 
 /// A mailbox of another account that a walk over names came to.
@@ -340,7 +353,7 @@ impl Folder {
 
     /// Whether this is the selected mailbox.
     pub(super) fn is(&self, selected: &Selected) -> bool {
-        (self.home.account(), self.info.id) == (selected.home.account(), selected.mailbox())
+        self.place() == selected.place()
     }
 
     /// Opens it for a session; `None` if it was deleted meanwhile.
@@ -383,6 +396,11 @@ impl Folder {
     pub(super) fn annotated(&self) -> Annotated {
         let mailbox = (self.home.clone(), self.info.id, self.special_use());
         Annotated::mailbox(self.name(), self.seen_book.account().clone(), mailbox)
+    }
+
+    /// Whether the user has a `\Seen` of his own in it.
+    pub(super) fn seen_is_personal(&self) -> bool {
+        self.seen_is_personal
     }
 
     /// Whether the user may know of its annotations.
@@ -824,6 +842,12 @@ impl Place {
     /// The name in UTF-8, as the client will be told it.
     pub(super) fn name(&self) -> &str {
         &self.full
+    }
+
+    /// The name in its one spelling, as changes of it are told.
+    pub(super) fn spelled(&self) -> String {
+        let full = self.full.strip_suffix(SEPARATOR).unwrap_or(&self.full);
+        self.namespace.spelled(&inbox_of(full))
     }
 
     /// No mailbox has this name, but there are mailboxes below it that the user may look up (RFC

@@ -10,6 +10,7 @@
 //! session/  authentication/  mailbox/  access/  quota/  metadata/  urls/  message/
 //!                the commands, a file each
 //! handler        the interface of a command's handler
+//! notify         what happens elsewhere -> untagged responses (NOTIFY)
 //! sync           what changed since -> untagged responses
 //! updates        how the results of searches change -> untagged responses
 //! quoted         octets of messages that an URL names
@@ -23,6 +24,7 @@
 //! reader         one stored message, in pieces
 //! selected       the selected mailbox as the client knows it
 //! context        search results whose changes a client is told
+//! watched        what a session with NOTIFY watches
 //! query          search keys, compiled
 //! accounts/      accounts of this and other shards, as one user may use them
 //! reply          how a command ends; StoreError -> response code
@@ -48,6 +50,7 @@ mod mailbox;
 mod message;
 mod metadata;
 mod namespace;
+mod notify;
 mod options;
 mod pipeline;
 mod query;
@@ -65,8 +68,9 @@ mod sync;
 mod updates;
 mod upload;
 mod urls;
+mod watched;
 
-pub use accounts::Leases;
+pub use accounts::{Follows, Leases};
 pub use conversation::{resume, run};
 pub use handover::{ImapHandover, Outcome};
 pub use options::ImapOptions;

@@ -6,10 +6,10 @@
 //! who does not is answered without asking his account: in the same words, and as fast, as for
 //! somebody who does not exist.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use super::{
-    accounts::{Holding, Home, Listed, Reach, User},
+    accounts::{Holding, Home, Listed, Reach, User, is_at_or_below},
     reply::Failure,
     state::Session,
 };
@@ -102,16 +102,9 @@ impl Namespace {
         }
     }
 
-    fn own_reach(&self) -> Reach {
-        let (account, owner) = (self.user.account, self.user.name.as_ref().into());
-        Reach { account, owner, prefix: "".into() }
-    }
-
     fn public(&self) -> Option<Reach> {
-        let account = AccountId::PUBLIC;
-        let can = self.user.reaches(&self.shard, account);
-        let prefix = format!("{SHARED}{SEPARATOR}").into();
-        can.then(|| Reach { account, owner: PUBLIC_OWNER.into(), prefix })
+        let can = self.user.reaches(&self.shard, AccountId::PUBLIC);
+        can.then(|| self.public_reach())
     }
 
     /// The account of another user, as the client names him.
@@ -158,6 +151,66 @@ impl Namespace {
 
     pub(super) fn shard(&self) -> &Rc<Shard> {
         &self.shard
+    }
+
+    /// The accounts of others in which names are of which the user asks by `names`, or which are
+    /// below `roots`, or to which a subscription of his leads.
+    pub(super) fn reaches_of<'n>(
+        &self,
+        names: impl Iterator<Item = &'n String>,
+        roots: impl Iterator<Item = &'n String>,
+        with_subscribed: bool,
+    ) -> Vec<Reach> {
+        let mut reaches: Vec<Reach> = Vec::new();
+        let mut add = |reach: Reach| {
+            let is_new = reach.account != self.user.account
+                && reaches.iter().all(|it| it.account != reach.account);
+            if is_new {
+                reaches.push(reach);
+            }
+        };
+        let is_other = |name: &str| is_of_others(self, name);
+        names.filter(|name| is_other(name)).filter_map(|name| self.locate(name)).for_each(|it| {
+            add(it.reach);
+        });
+        let roots: BTreeSet<String> = roots.filter(|root| is_other(root)).cloned().collect();
+        if !roots.is_empty() {
+            // Whoever is below a level, or just on it.
+            let level = |reach: &Reach| reach.prefix.trim_end_matches(SEPARATOR).to_owned();
+            let others = self.others().into_iter();
+            others.filter(|it| is_at_or_below(&roots, &level(it))).for_each(&mut add);
+        }
+        if with_subscribed {
+            let names = self.own.account.subscriptions();
+            let others = names.iter().filter(|name| is_other(name));
+            others.filter_map(|name| self.locate(name)).for_each(|it| add(it.reach));
+        }
+        reaches
+    }
+
+    /// The account of the public mailboxes, whatever is shared.
+    pub(super) fn public_reach(&self) -> Reach {
+        let prefix = format!("{SHARED}{SEPARATOR}").into();
+        Reach { account: AccountId::PUBLIC, owner: PUBLIC_OWNER.into(), prefix }
+    }
+
+    /// Whether a name is one of the user's own account.
+    pub(super) fn is_personal(&self, name: &str) -> bool {
+        !is_of_others(self, name)
+    }
+
+    /// A mailbox of another user, or a public one, as the client names it.
+    pub(super) fn full_name(&self, owner: AccountId, name: &str) -> Option<String> {
+        let reach = match owner {
+            AccountId::PUBLIC => self.public_reach(),
+            owner => self.reach_of(owner)?,
+        };
+        Some(format!("{}{name}", reach.prefix))
+    }
+
+    pub(super) fn own_reach(&self) -> Reach {
+        let (account, owner) = (self.user.account, self.user.name.as_ref().into());
+        Reach { account, owner, prefix: "".into() }
     }
 
     /// Everybody else who shares something with the user, in the order of their mailboxes' names.
@@ -230,7 +283,7 @@ fn below<'n>(name: &'n str, level: &str) -> Option<&'n str> {
 }
 
 /// INBOX is the same in any case (RFC 3501 5.1), also behind a prefix.
-fn inbox_of(name: &str) -> String {
+pub(super) fn inbox_of(name: &str) -> String {
     let (first, rest) = name.split_at(name.find(SEPARATOR).unwrap_or(name.len()));
     match first.eq_ignore_ascii_case(INBOX) {
         true => format!("{INBOX}{rest}"),

@@ -20,7 +20,7 @@ use super::{
     reply::Failure,
 };
 use crate::{
-    model::{MailboxId, ModSeq, Uid},
+    model::{AccountId, MailboxId, ModSeq, Uid},
     protocol::imap::{Ranges, SequenceSet},
     store::{MailboxInfo, Message, Snapshot},
 };
@@ -31,6 +31,9 @@ const RECENT_RANGES_MAX: usize = 256;
 
 /// Most runs of neighbouring messages in a saved result: 512 KiB a session.
 const SAVED_RUNS_MAX: usize = 65_536;
+
+/// Most ranges of messages that a session added itself and that are not told of yet.
+const OWN_RANGES_MAX: usize = 256;
 
 pub(super) struct Selected {
     /// The account that has the mailbox, and whose it is.
@@ -58,6 +61,12 @@ pub(super) struct Selected {
     saved: Rc<Ranges>,
     /// Results whose changes the client is told.
     pub contexts: Contexts,
+    /// The first message that EXISTS has told of since this was taken.
+    arrived: Option<Uid>,
+    /// Messages among those that the session added itself.
+    own: Vec<Range<Uid>>,
+    /// What the client knows of flags, if it was not told later changes (RFC 5465 3.1).
+    flags_told: Option<(Snapshot, Seen)>,
 }
 
 impl Selected {
@@ -87,6 +96,9 @@ impl Selected {
             recent: Vec::new(),
             saved: Rc::default(),
             contexts: Contexts::default(),
+            arrived: None,
+            own: Vec::new(),
+            flags_told: None,
         };
         // Without a claim, messages unclaimed now and later are recent for this session.
         let end = match selected.claims_recent {
@@ -99,6 +111,11 @@ impl Selected {
 
     pub(super) fn mailbox(&self) -> MailboxId {
         self.view.mailbox()
+    }
+
+    /// Its account, and its number there.
+    pub(super) fn place(&self) -> (AccountId, MailboxId) {
+        (self.home.account(), self.mailbox())
     }
 
     /// The snapshot to which the client's sequence numbers refer.
@@ -246,6 +263,57 @@ impl Selected {
         if let Some(first) = self.view.claim_recent() {
             self.mark_recent(first..newer.status().uid_next);
         }
+    }
+
+    /// EXISTS tells of messages from here on.
+    pub(super) fn note_arrived(&mut self, first: Uid) {
+        self.arrived = self.arrived.or(Some(first));
+    }
+
+    /// The session's client added a message itself.
+    pub(super) fn note_own(&mut self, uid: Uid) {
+        let next = Uid(uid.0.saturating_add(1));
+        if let Some(last) = self.own.last_mut()
+            && last.end == uid
+        {
+            last.end = next;
+        } else if self.own.len() < OWN_RANGES_MAX {
+            self.own.push(uid..next);
+        }
+    }
+
+    /// Ranges of UIDs, first and last, of the messages that EXISTS has told of since this was
+    /// called, but those that the session added itself.
+    pub(super) fn take_arrived(&mut self) -> Vec<(Uid, Uid)> {
+        let Some(mut first) = self.arrived.take() else { return Vec::new() };
+        let end = self.numbering.status().uid_next;
+        let mut ranges = Vec::new();
+        for own in self.own.extract_if(.., |own| own.start < end) {
+            if first < own.start {
+                ranges.push((first, Uid(own.start.0 - 1)));
+            }
+            first = first.max(own.end);
+        }
+        if first < end {
+            ranges.push((first, Uid(end.0 - 1)));
+        }
+        ranges
+    }
+
+    /// The client is not told how flags change from here on.
+    pub(super) fn keep_flags(&mut self) {
+        if self.flags_told.is_none() {
+            self.flags_told = Some((self.told.clone(), self.seen.clone()));
+        }
+    }
+
+    /// What the client knows of flags; it is about to be told all changes since.
+    pub(super) fn take_flags(&mut self) -> (Snapshot, Seen) {
+        self.flags_told.take().unwrap_or_else(|| (self.told.clone(), self.seen.clone()))
+    }
+
+    pub(super) fn flags_are_kept(&self) -> bool {
+        self.flags_told.is_some()
     }
 
     /// The client is told nothing of `\Recent` (RFC 9051, appendix E).

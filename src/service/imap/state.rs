@@ -13,14 +13,16 @@ use super::{
     reply::{Done, Failure, Reply},
     seats::AccountSeat,
     selected::Selected,
+    watched::{Own, SelectedWishes, Watched},
 };
 use crate::{
     directory::Identity,
     metrics::Protocol,
+    model::{AccountId, MailboxId, Uid},
     protocol::{
         imap::{
             Announced, Capabilities, Capability, Code, Framer, Limits, Literal, NameForm, Naming,
-            Quoted, State, Status, Writer,
+            Quoted, SEPARATOR, State, Status, Writer, session::notify::Events,
         },
         mime::ActiveComparator,
         sasl::Mechanisms,
@@ -46,6 +48,10 @@ pub(super) struct Later {
     pub finish: Finish,
 }
 
+/// Runs a command that the server gives itself, as the client would write it: for what NOTIFY wants
+/// of new messages. Only the conversation knows the commands.
+pub(super) type Runner = for<'s> fn(&'s mut Session, Vec<u8>) -> LocalFuture<'s, Reply>;
+
 type Finish = Box<dyn for<'s> FnOnce(&'s mut Session) -> LocalFuture<'s, Reply>>;
 
 /// One client's session on this shard.
@@ -68,10 +74,13 @@ pub(super) struct Session {
     pub framer: Framer,
     /// Set by a handler that returns [`Done::Later`](super::reply::Done::Later).
     pub later: Option<Later>,
+    /// Set by NOTIFY.
+    pub watched: Option<Box<Watched>>,
+    pub runner: Runner,
 }
 
 impl Session {
-    pub(super) fn new(connection: Connection, shard: Rc<Shard>) -> Session {
+    pub(super) fn new(connection: Connection, shard: Rc<Shard>, runner: Runner) -> Session {
         let patience = shard.options.imap.login_timeout;
         let framer = Framer::new(limits_before_login(&shard.options.imap));
         Session {
@@ -86,6 +95,8 @@ impl Session {
             literal: None,
             framer,
             later: None,
+            watched: None,
+            runner,
         }
     }
 
@@ -239,6 +250,54 @@ impl Session {
         }
     }
 
+    /// The client knows of mod-sequences, whether or not the selected mailbox has them.
+    pub(super) fn knows_mod_seqs(&self) -> bool {
+        self.enabled.contains(Capability::CondStore)
+    }
+
+    /// Of which events in the selected mailbox the client is told: all until it says so by NOTIFY
+    /// (RFC 5465 3.1).
+    pub(super) fn told_events(&self) -> Events {
+        let selected = self.watched.as_ref().map(|watched| watched.selected.events);
+        selected.unwrap_or(Events::OF_MESSAGES)
+    }
+
+    /// What NOTIFY asks for of the selected mailbox.
+    pub(super) fn selected_wishes(&self) -> Option<&SelectedWishes> {
+        self.watched.as_ref().map(|watched| &watched.selected)
+    }
+
+    /// The session's client has added a message itself: it is not fetched for it (RFC 5465 5.2).
+    pub(super) fn note_added(&mut self, place: (AccountId, MailboxId), uid: Uid) {
+        if self.selected_wishes().is_some_and(|wishes| wishes.fetch.is_some())
+            && let Some(selected) = &mut self.selected
+            && selected.place() == place
+        {
+            selected.note_own(uid);
+        }
+    }
+
+    /// The session's client has changed something itself, and need not be told of it (RFC 5465 5).
+    pub(super) fn note_own(&mut self, own: Own) {
+        if let Some(watched) = &mut self.watched {
+            watched.note_own(own);
+        }
+    }
+
+    /// The same of a name, whose mailbox `exists` now or does not any more; levels above it may
+    /// have been created.
+    pub(super) fn note_own_name(&mut self, name: &str, exists: bool) {
+        if self.watched.is_none() {
+            return;
+        }
+        self.note_own(Own::Name(name.to_owned(), exists));
+        for (end, _) in name.match_indices(SEPARATOR) {
+            let level = name.get(..end).unwrap_or_default();
+            self.note_own(Own::Name(level.to_owned(), true));
+            self.note_own(Own::Name(level.to_owned(), false));
+        }
+    }
+
     /// ENABLE QRESYNC (RFC 7162 3.2.3), which enables CONDSTORE too.
     pub(super) fn enable_qresync(&mut self) {
         self.enable_condstore();
@@ -350,6 +409,7 @@ impl Session {
     /// Releases the account, its seat, and the snapshot that keeps bodies readable.
     pub(super) fn let_go(&mut self) {
         (self.selected, self.account, self.seat, self.user) = (None, None, None, None);
+        self.watched = None;
     }
 
     pub(super) fn take_input(&mut self, size: usize) -> Vec<u8> {

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     model::{FlagEdit, FlagMask, KEYWORDS_PER_MAILBOX_MAX, Uid},
-    protocol::imap::{Code, FetchResponse, Status, Updates, Vanished, Writer},
+    protocol::imap::{
+        Code, FetchResponse, Status, Updates, Vanished, Writer, session::notify::Events,
+    },
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
 };
@@ -29,6 +31,16 @@ pub(super) struct OwnChange<'a> {
     pub mod_seqs: bool,
 }
 
+/// What the client is told, and how.
+struct Told<'a> {
+    expunges: bool,
+    /// FETCH responses name the UID.
+    uid: bool,
+    own: Option<OwnChange<'a>>,
+    /// Those that it wants to be told of.
+    events: Events,
+}
+
 /// Changed messages checked before other sessions get their turn.
 const CHANGES_PER_TURN: usize = 256;
 
@@ -37,14 +49,30 @@ impl Session {
     /// allows.
     pub(super) async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
         match updates {
-            Updates::None => Ok(()),
+            Updates::None => {}
             Updates::Flags { uid } => {
-                self.tell(false, uid, None).await?;
+                self.tell(false, uid, None, self.told_events()).await?;
                 self.tell_safe_mod_seq();
-                Ok(())
             }
-            Updates::All { uid } => self.tell(true, uid, None).await,
+            Updates::All { uid } => {
+                self.tell(true, uid, None, self.told_events()).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Sends changes to a client that did not ask, and may use sequence numbers.
+    pub(super) async fn tell_but_expunges(&mut self) -> Result<(), Failure> {
+        if self.tell(false, true, None, self.told_events()).await? {
+            self.tell_safe_mod_seq();
+        }
+        Ok(())
+    }
+
+    /// The same, and also what the client does not want to be told unasked (RFC 5465): of its own
+    /// EXPUNGE and MOVE, and before another NOTIFY.
+    pub(super) async fn tell_everything(&mut self, uid: bool) -> Result<(), Failure> {
+        self.tell(true, uid, None, Events::OF_MESSAGES).await.map(drop)
     }
 
     /// RFC 7162 3.2: while an expunge waits, the client may have got higher mod-sequences than the
@@ -60,8 +88,8 @@ impl Session {
     /// Ends a command that expunged messages: it tells of them, and up to which mod-sequence the
     /// client knows the mailbox then (RFC 7162 3.2.7, 3.2.9).
     pub(super) async fn expunged(&mut self, uid: bool, text: &'static str) -> Reply {
-        if self.condstore() {
-            self.tell_changes(Updates::All { uid }).await?;
+        if self.condstore() || self.watched.is_some() {
+            self.tell_everything(uid).await?;
         }
         Ok(Done::Ok { code: self.highest_mod_seq(), text })
     }
@@ -73,18 +101,20 @@ impl Session {
         uid: bool,
         own: OwnChange<'_>,
     ) -> Result<(), Failure> {
-        self.tell(false, uid, Some(own)).await
+        self.tell(false, uid, Some(own), self.told_events()).await.map(drop)
     }
 
     /// Looks for changes. Sending them is boxed: most commands find none, and an idle session stays
-    /// small while it waits.
+    /// small while it waits. `events`: those that the client wants to be told of. Returns whether
+    /// there were any.
     async fn tell(
         &mut self,
         expunges: bool,
         uid: bool,
         own: Option<OwnChange<'_>>,
-    ) -> Result<(), Failure> {
-        let Some(selected) = &self.selected else { return Ok(()) };
+        events: Events,
+    ) -> Result<bool, Failure> {
+        let Some(selected) = &self.selected else { return Ok(false) };
         // RFC 2180 3.3: another session deleted the mailbox; no response about it would be true
         // now.
         let Some(newer) = selected.view.current() else {
@@ -93,30 +123,52 @@ impl Session {
         folder::check_readable(self)?;
         let seen = selected.seen_news();
         let is_known = newer.is_same(selected.told()) && seen.is_none();
-        if is_known && !(expunges && selected.expunge_pending()) && !self.results_are_due() {
-            return Ok(());
+        let owes_flags = events.contain(Events::FLAG_CHANGE) && selected.flags_are_kept();
+        let is_quiet = is_known && !owes_flags && !self.results_are_due();
+        if is_quiet && !(expunges && selected.expunge_pending())
+            || events.is_empty() && own.is_none()
+        {
+            return Ok(false);
         }
         let seen = seen.unwrap_or_else(|| selected.seen().clone());
-        Box::pin(self.tell_news((newer, seen), expunges, uid, own)).await
+        // RFC 5465 5.1 wants the UID.
+        let uid = uid || self.watched.is_some();
+        let told = Told { expunges: expunges && !events.is_empty(), uid, own, events };
+        Box::pin(self.tell_news((newer, seen), told)).await?;
+        Ok(true)
     }
 
     async fn tell_news(
         &mut self,
         (newer, newer_seen): (Snapshot, Seen),
-        expunges: bool,
-        uid: bool,
-        own: Option<OwnChange<'_>>,
+        told: Told<'_>,
     ) -> Result<(), Failure> {
+        let Told { expunges, uid, own, events } = told;
         let Some(selected) = &mut self.selected else { return Ok(()) };
-        let (before, before_seen) = (selected.told().clone(), selected.seen().clone());
         let last_uid_before = selected.last_uid();
-        let mut difference = before.difference(&newer);
-        // Those that the client has not been told of have their flags fetched.
-        let known = newer.len().saturating_sub(difference.added);
-        let seen = before_seen.changed(&newer_seen, &newer).into_iter();
-        difference.changed.extend(seen.filter(|index| *index < known));
-        difference.changed.sort_unstable();
-        difference.changed.dedup();
+        let difference = selected.told().difference(&newer);
+        // Of messages that came while flags were not told, the client may know some by now.
+        let told_since = selected
+            .flags_are_kept()
+            .then(|| newer.lower_bound(selected.numbering().status().uid_next));
+        let is_kept = told_since.is_some();
+        let only_own = !events.contain(Events::FLAG_CHANGE);
+        let is_others = |index: &usize| {
+            let uid = newer.get(*index).map(|message| message.uid);
+            let is_in =
+                |own: &OwnChange<'_>| uid.is_some_and(|uid| own.uids.binary_search(&uid).is_ok());
+            !own.as_ref().is_some_and(is_in)
+        };
+        let flags = match only_own {
+            false => Some(selected.take_flags()),
+            true => {
+                let seen = selected.seen().changed(&newer_seen, &newer);
+                if difference.changed.iter().chain(&seen).any(is_others) {
+                    selected.keep_flags();
+                }
+                own.is_some().then(|| (selected.told().clone(), selected.seen().clone()))
+            }
+        };
         let since_numbered;
         let numbers = match selected.expunge_pending() {
             true => {
@@ -126,8 +178,10 @@ impl Session {
             false => &difference,
         };
         let mut added = 0;
-        self.tell_gone(&numbers.expunged).await?;
-        if numbers.expunged.is_empty() || expunges {
+        if !events.is_empty() {
+            self.tell_gone(&numbers.expunged).await?;
+        }
+        if (numbers.expunged.is_empty() || expunges) && !events.is_empty() {
             added = numbers.added;
             self.tell_numbers((&newer, &newer_seen), numbers).await?;
         } else if let Some(selected) = &mut self.selected {
@@ -135,6 +189,24 @@ impl Session {
             // would be wrong.
             selected.advance_flags(newer.clone(), newer_seen.clone());
         }
+        let Some((before, before_seen)) = flags else {
+            let changed = &[];
+            let results = News { newer: &newer, changed, added, last_uid_before, keywords: false };
+            return self.tell_results(&results).await;
+        };
+        let mut difference = if is_kept { before.difference(&newer) } else { difference };
+        // Those that the client has not been told of have their flags fetched.
+        let known = newer.len().saturating_sub(difference.added);
+        let seen = before_seen.changed(&newer_seen, &newer).into_iter();
+        difference.changed.extend(seen.filter(|index| *index < known));
+        if let Some(told) = told_since {
+            difference.changed.extend(known..told);
+        }
+        if only_own {
+            difference.changed.retain(|index| !is_others(index));
+        }
+        difference.changed.sort_unstable();
+        difference.changed.dedup();
         if difference.keywords {
             self.tell_keywords(newer.keywords());
         }
@@ -146,7 +218,7 @@ impl Session {
         let (changed, keywords) = (&difference.changed[..], difference.keywords);
         let results = News { newer: &newer, changed, added, last_uid_before, keywords };
         let (before, newer) = ((&before, &before_seen), (&newer, &newer_seen));
-        let news = FlagNews { before, newer, own, uid };
+        let news = FlagNews { before, newer, own, only_own, uid };
         self.tell_flags(&news, changed).await?;
         self.tell_results(&results).await
     }
@@ -161,6 +233,9 @@ impl Session {
         let by_uid = self.tells_vanished();
         let Some(selected) = &mut self.selected else { return Ok(()) };
         let older = selected.numbering().clone();
+        if *added > 0 {
+            selected.note_arrived(older.status().uid_next);
+        }
         selected.claim_recent(newer);
         selected.advance(newer.clone(), seen.clone(), expunged);
         let recent = selected.recent_count(newer);
@@ -259,6 +334,8 @@ struct FlagNews<'a> {
     before: (&'a Snapshot, &'a Seen),
     newer: (&'a Snapshot, &'a Seen),
     own: Option<OwnChange<'a>>,
+    /// Others' changes are not told.
+    only_own: bool,
     /// FETCH responses name the UID.
     uid: bool,
 }
@@ -272,6 +349,9 @@ impl FlagNews<'_> {
             return (true, condstore);
         };
         let own = self.own.as_ref().filter(|own| own.uids.binary_search(&message.uid).is_ok());
+        if self.only_own && own.is_none() {
+            return (false, false);
+        }
         let before = before_seen.flags(before);
         let expected = own.map_or(before, |own| own.edit.apply(before));
         let flags = expected != self.newer.1.flags(message);

@@ -117,9 +117,10 @@ fn seen(messages: &[Received]) -> Vec<bool> {
     messages.iter().map(|message| message.is_seen).collect()
 }
 
-fn tell_events(session: &Session, stored: &[Delivered], messages: &[Received]) {
+fn tell_events(session: &mut Session, stored: &[Delivered], messages: &[Received]) {
     for (delivered, message) in stored.iter().zip(messages) {
         let Delivered { account, mailbox, uid, .. } = *delivered;
+        session.note_added((account, mailbox), uid);
         let (trail, octets) = (session.channel.connection.trail(), message.octets);
         session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
     }

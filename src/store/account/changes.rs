@@ -20,6 +20,9 @@ const CHANGES_MAX: usize = 1_024;
 /// Octets of names and access lists among them.
 const OCTETS_MAX: usize = 256 * 1024;
 
+/// The encoded access list that a mailbox had when something happened to it: who could see it then.
+pub type AccessListThen = Option<Arc<[u8]>>;
+
 /// Something that happened in an account. Names are those of the account.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AccountChange {
@@ -28,12 +31,12 @@ pub enum AccountChange {
     /// A mailbox was created.
     Created(String),
     /// A mailbox was deleted.
-    Deleted(String),
+    Deleted { name: String, access: AccessListThen },
     /// A mailbox got another name. Of those below it, which got other names with it, nothing is
     /// said.
-    Renamed { from: String, to: String },
+    Renamed { from: String, to: String, access: AccessListThen },
     /// A mailbox's access list was replaced; what it was before.
-    Access(MailboxId, Option<Arc<[u8]>>),
+    Access(MailboxId, AccessListThen),
     /// A name was subscribed, or is not any more.
     Subscription(String),
     /// A property of kind [`super::super::PropertyKind::Metadata`], by its mailbox (0: the account)
@@ -60,13 +63,13 @@ impl AccountChange {
     }
 
     fn octets(&self) -> usize {
+        let list = |list: &AccessListThen| list.as_ref().map_or(0, |list| list.len());
         match self {
             AccountChange::Messages(..) => 0,
-            AccountChange::Created(name)
-            | AccountChange::Deleted(name)
-            | AccountChange::Subscription(name) => name.len(),
-            AccountChange::Renamed { from, to } => from.len() + to.len(),
-            AccountChange::Access(_, before) => before.as_ref().map_or(0, |list| list.len()),
+            AccountChange::Created(name) | AccountChange::Subscription(name) => name.len(),
+            AccountChange::Deleted { name, access } => name.len() + list(access),
+            AccountChange::Renamed { from, to, access } => from.len() + to.len() + list(access),
+            AccountChange::Access(_, before) => list(before),
             AccountChange::Annotation(_, key) => key.len(),
         }
     }
@@ -115,7 +118,7 @@ impl Journal {
 
     /// Adds a change by the entry at `lsn`.
     pub(crate) fn push(&mut self, lsn: Lsn, change: AccountChange) {
-        if let AccountChange::Renamed { from, to } = &change
+        if let AccountChange::Renamed { from, to, .. } = &change
             && self.moved_with_another(lsn, from, to)
         {
             return;
@@ -150,7 +153,7 @@ impl Journal {
     fn moved_with_another(&self, lsn: Lsn, from: &str, to: &str) -> bool {
         let of_entry = self.changes.range(lsn.0..).map(|(_, change)| change);
         of_entry.rev().any(|change| match change {
-            AccountChange::Renamed { from: from_above, to: to_above } => {
+            AccountChange::Renamed { from: from_above, to: to_above, .. } => {
                 let rest = from.strip_prefix(&**from_above);
                 rest.is_some_and(|rest| {
                     rest.starts_with('/') && to.strip_prefix(&**to_above) == Some(rest)
@@ -231,7 +234,7 @@ mod tests {
         let begin = journal.last();
         let rename = |from: &str, to: &str| {
             let (from, to) = (from.to_owned(), to.to_owned());
-            AccountChange::Renamed { from, to }
+            AccountChange::Renamed { from, to, access: None }
         };
         for (from, to) in [("a", "b"), ("a/x", "b/x"), ("a/x/y", "b/x/y"), ("ab", "bb")] {
             journal.push(Lsn(200), rename(from, to));

@@ -15,7 +15,7 @@ use std::{
 use super::{
     super::{
         error::StoreError,
-        format::effect::{Effect, PropertyKind, SPECIAL_USE_ENTRY, is_access_list},
+        format::effect::{ACCESS_LIST, Effect, PropertyKind, SPECIAL_USE_ENTRY, is_access_list},
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
@@ -364,6 +364,10 @@ impl AccountState {
     /// Adds what `effect` is about to change to the journal.
     fn note(&mut self, lsn: Lsn, effect: &Effect) {
         let name_of = |id| self.names.info(id).map(|info| info.name);
+        let access_to = |id| {
+            let key = (PropertyKind::Acl, id, ACCESS_LIST.to_vec());
+            self.properties.published().get(&key).map(|list| list.as_slice().into())
+        };
         let change = match effect {
             Effect::Message { mailbox, .. } => {
                 AccountChange::Messages(*mailbox, MessageChange::Added)
@@ -376,17 +380,19 @@ impl AccountState {
             }
             Effect::CreateMailbox { mailbox, .. } => AccountChange::Created(mailbox.name.clone()),
             Effect::DeleteMailbox { mailbox, .. } => match name_of(*mailbox) {
-                Some(name) => AccountChange::Deleted(name),
+                Some(name) => AccountChange::Deleted { name, access: access_to(*mailbox) },
                 None => return,
             },
             Effect::RenameMailbox { mailbox, name, .. } => match name_of(*mailbox) {
-                Some(from) => AccountChange::Renamed { from, to: name.clone() },
+                Some(from) => {
+                    let (to, access) = (name.clone(), access_to(*mailbox));
+                    AccountChange::Renamed { from, to, access }
+                }
                 None => return,
             },
             Effect::Subscription { name, .. } => AccountChange::Subscription(name.clone()),
             Effect::Property { key, .. } if is_access_list(key) => {
-                let before = self.properties.published().get(key);
-                AccountChange::Access(key.1, before.map(|list| list.as_slice().into()))
+                AccountChange::Access(key.1, access_to(key.1))
             }
             Effect::Property { key: (PropertyKind::Metadata, mailbox, key), .. } => {
                 AccountChange::Annotation(*mailbox, key.clone())

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use super::{
     super::{
         account::{
+            changes::AccountChange,
             mailbox::PendingState,
             namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
             snapshot::Snapshot,
@@ -29,7 +30,7 @@ use super::{
     },
     delivery::{Delivered, DeliveryTarget, plan_message},
     unsettled::Unsettled,
-    view::{AccountWatch, MailboxView},
+    view::{AccountFollower, AccountWatch, MailboxView},
 };
 use crate::model::{
     AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, ModSeq, SpecialUse,
@@ -428,6 +429,19 @@ impl Account {
     /// Waits for changes of the whole account, published from now on.
     pub fn watch(&self) -> AccountWatch {
         AccountWatch::new(self.commits.clone(), self.cell.clone())
+    }
+
+    /// Notes from now on what changes in the account.
+    pub fn follow(&self) -> AccountFollower {
+        AccountFollower::new(self.commits.clone(), self.cell.clone())
+    }
+
+    /// What changed after the change numbered `known`, in its order, and the number of the latest.
+    /// `None` if that is not known any more: nobody followed, or too much has changed since.
+    pub fn changed_after(&self, known: u64) -> Option<(Vec<AccountChange>, u64)> {
+        let state = self.cell.state.borrow();
+        let journal = state.journal.as_ref()?;
+        Some((journal.since(known)?, journal.last()))
     }
 
     /// The body must be staged on this account's partition.

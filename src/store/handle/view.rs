@@ -8,16 +8,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{
-    super::{
-        account::{
-            changes::{AccountChange, Journal},
-            snapshot::Snapshot,
-            state::AccountCell,
-        },
-        commits::Commits,
-    },
-    account::Account,
+use super::super::{
+    account::{changes::Journal, snapshot::Snapshot, state::AccountCell},
+    commits::Commits,
 };
 use crate::model::{Lsn, MailboxId, Uid};
 
@@ -135,6 +128,17 @@ pub struct AccountFollower {
 }
 
 impl AccountFollower {
+    pub(in crate::store) fn new(commits: Rc<Commits>, cell: Rc<AccountCell>) -> AccountFollower {
+        {
+            let state = &mut *cell.state.borrow_mut();
+            match &mut state.journal {
+                Some(journal) => journal.join(),
+                None => state.journal = Some(Box::new(Journal::new(state.applied))),
+            }
+        }
+        AccountFollower { _commits: commits, cell }
+    }
+
     /// The number of the latest change.
     pub fn latest(&self) -> u64 {
         self.cell.state.borrow().journal.as_ref().map_or(0, |journal| journal.last())
@@ -157,29 +161,6 @@ impl Drop for AccountFollower {
         if state.journal.as_mut().is_some_and(|journal| journal.leave()) {
             state.journal = None;
         }
-    }
-}
-
-impl Account {
-    /// Notes from now on what changes in the account.
-    pub fn follow(&self) -> AccountFollower {
-        let (_commits, cell) = (self.commits.clone(), self.cell.clone());
-        {
-            let state = &mut *cell.state.borrow_mut();
-            match &mut state.journal {
-                Some(journal) => journal.join(),
-                None => state.journal = Some(Box::new(Journal::new(state.applied))),
-            }
-        }
-        AccountFollower { _commits, cell }
-    }
-
-    /// What changed after the change numbered `known`, in its order, and the number of the latest.
-    /// `None` if that is not known any more: nobody followed, or too much has changed since.
-    pub fn changed_after(&self, known: u64) -> Option<(Vec<AccountChange>, u64)> {
-        let state = self.cell.state.borrow();
-        let journal = state.journal.as_ref()?;
-        Some((journal.since(known)?, journal.last()))
     }
 }
 

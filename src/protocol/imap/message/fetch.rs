@@ -142,15 +142,10 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         cursor.arguments()?;
         let set = cursor.sequence_set()?;
         cursor.space()?;
-        let mut items = Vec::new();
-        if cursor.peek() == Some(b'(') {
-            cursor.list(false, "fetch items are missing", |cursor| {
-                let item = item(cursor)?;
-                push(&mut items, item)
-            })?;
-        } else {
-            items = macro_or_item(cursor)?;
-        }
+        let mut items = match cursor.peek() {
+            Some(b'(') => fetch_items(cursor)?,
+            _ => macro_or_item(cursor)?,
+        };
         let (mut changed_since, mut vanished, mut partial) = (None, false, None);
         if cursor.another() {
             cursor.list(false, "a modifier list is missing", |cursor| {
@@ -190,6 +185,18 @@ impl<'a> Arguments<'a> for Fetch<'a> {
     fn uses_numbers(&self) -> bool {
         !self.uid
     }
+}
+
+/// `"(" fetch-att *(SP fetch-att) ")"`
+pub(in crate::protocol::imap) fn fetch_items<'a>(
+    cursor: &mut Cursor<'a>,
+) -> Parsed<Vec<FetchItem<'a>>> {
+    let mut items = Vec::new();
+    cursor.list(false, "fetch items are missing", |cursor| {
+        let item = item(cursor)?;
+        push(&mut items, item)
+    })?;
+    Ok(items)
 }
 
 /// Adds an item unless it is already there.

@@ -1,6 +1,8 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
 //! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR. Each file has a command's
 //! value, its parser and its grammar; the rows are in [`super::table`].
+//! NAMESPACE, IDLE, NOTIFY, COMPRESS, UNAUTHENTICATE, LANGUAGE. Each file has a command's value,
+//! its parser and its grammar; the rows are in [`super::table`].
 
 pub mod capability;
 pub mod comparator;
@@ -12,4 +14,5 @@ pub mod language;
 pub mod logout;
 pub mod namespace;
 pub mod noop;
+pub mod notify;
 pub mod unauthenticate;

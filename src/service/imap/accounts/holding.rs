@@ -146,6 +146,11 @@ impl Holding {
         self.account.with_access_list(mailbox, |list| self.who.rights_by(list, &self.user))
     }
 
+    /// Rights by an access list that a mailbox had.
+    pub(super) fn rights_by(&self, list: Option<&[u8]>) -> Rights {
+        self.who.rights_by(list, &self.user)
+    }
+
     /// The mailbox of this name, if there is one; whether the user may look it up or not.
     pub(in crate::service::imap) fn find(&self, name: &str) -> Option<(MailboxInfo, Rights)> {
         let info = self.account.mailbox_by_name(name)?;
@@ -192,7 +197,7 @@ impl Holding {
         }
     }
 
-    fn may_look_up(&self, name: &str) -> bool {
+    pub(super) fn may_look_up(&self, name: &str) -> bool {
         self.find(name).is_some_and(|(_, rights)| rights.contain(Right::Lookup))
     }
 

@@ -38,9 +38,9 @@ use crate::{
 };
 
 /// How often a shard renews its leases.
-const RENEWAL: Duration = Duration::from_secs(10);
+pub(super) const RENEWAL: Duration = Duration::from_secs(10);
 /// How long the owner keeps a lease that is not renewed.
-const EXPIRY: Duration = Duration::from_secs(60);
+pub(super) const EXPIRY: Duration = Duration::from_secs(60);
 
 /// A mailbox as a session has it selected.
 pub(in crate::service::imap) enum View {

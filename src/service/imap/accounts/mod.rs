@@ -4,13 +4,16 @@
 //! one user may use it. A session reaches it through a [`Home`], directly or over the mesh, and
 //! hands it the work to be done there. [`View`] is a selected mailbox, of which the owner sends
 //! each newer state; [`Reading`] reads messages; [`Seen`] is what the user has seen of it.
+//! [`Follow`] hears that something changed in an account, and [`News`] is what.
 
 mod annotated;
 mod distant;
+mod following;
 mod holding;
 mod home;
 mod lease;
 mod moving;
+mod news;
 mod reading;
 mod seen;
 mod staging;
@@ -18,11 +21,16 @@ mod staging;
 use std::{rc::Rc, sync::Arc};
 
 pub(super) use annotated::{ANNOTATION_RIGHTS, Subject};
+pub(super) use following::Follow;
+pub use following::Follows;
 pub(super) use holding::{Holding, Listed, not_allowed, permitted};
 pub(super) use home::Home;
 pub use lease::Leases;
 pub(super) use lease::View;
 pub(super) use moving::carry;
+pub(super) use news::{
+    AnnotationNews, Interest, MessageNews, NameChange, NameNews, News, is_at_or_below, may_watch,
+};
 pub(super) use reading::{CardSource, Reading};
 pub(super) use seen::{Seen, SeenBook, unseen};
 pub(super) use staging::{Attributes, REPLACED_RIGHTS, Replaced, Staging};

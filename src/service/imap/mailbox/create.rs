@@ -31,6 +31,7 @@ impl Handler for Create<'_> {
             _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
         };
         let id = place.create(special_use).await?;
+        session.note_own_name(&place.spelled(), true);
         names::tell_other_name(session, &self.mailbox, &place);
         Done::with_code(Code::MailboxId(id), "CREATE completed")
     }

@@ -21,6 +21,7 @@ impl Handler for Delete<'_> {
         }
         let folder = resolve(session, &self.mailbox, Right::DeleteMailbox).await?;
         folder.delete().await?;
+        session.note_own_name(&folder.name(), false);
         // This session returns to the authenticated state, since its client knows of the deletion.
         // `tell_changes` sends BYE to other sessions.
         if session.selected.as_ref().is_some_and(|selected| folder.is(selected)) {

@@ -16,6 +16,7 @@ impl Handler for Rename<'_> {
         let source = Place::existing(session, &self.source)?;
         let target = Place::new(session, &self.target)?;
         source.rename(&target).await?;
+        session.note_own_name(&target.spelled(), true);
         names::tell_other_name(session, &self.target, &target);
         Done::ok("RENAME completed")
     }

@@ -7,6 +7,7 @@ use super::super::{
     handler::Handler,
     reply::{Done, Reply},
     state::Session,
+    watched::Own,
 };
 use crate::protocol::imap::mailbox::subscribe::{Subscribe, Unsubscribe};
 
@@ -14,6 +15,7 @@ impl Handler for Subscribe<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let place = Place::new(session, &self.mailbox)?;
         place.set_subscribed(true).await?;
+        session.note_own(Own::Subscription(place.spelled()));
         Done::ok("SUBSCRIBE completed")
     }
 }
@@ -22,6 +24,7 @@ impl Handler for Unsubscribe<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let place = Place::existing(session, &self.mailbox)?;
         place.set_subscribed(false).await?;
+        session.note_own(Own::Subscription(place.spelled()));
         Done::ok("UNSUBSCRIBE completed")
     }
 }

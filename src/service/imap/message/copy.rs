@@ -34,6 +34,9 @@ impl Handler for Copy<'_> {
         let copied = target.copy_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &copied).await.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
+        for (_, uid) in &copied.uids {
+            session.note_added(target.place(), *uid);
+        }
         let code =
             (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
         Ok(Done::Ok { code, text: "COPY completed" })

@@ -5,6 +5,7 @@ use super::super::{
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
+    watched::Own,
 };
 use crate::{
     protocol::imap::{Code, metadata::set_metadata::SetMetadata},
@@ -23,6 +24,9 @@ impl Handler for SetMetadata<'_> {
         let entries =
             entries.map(|(name, value)| (name.clone(), value.as_deref().map(<[u8]>::to_vec)));
         subject.annotate(entries.collect()).await?;
+        for (name, _) in &self.entries {
+            session.note_own(Own::Annotation(subject.name().to_owned(), name.key()));
+        }
         Done::ok("SETMETADATA completed")
     }
 }

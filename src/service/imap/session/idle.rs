@@ -8,6 +8,7 @@ use futures_lite::future;
 
 use super::super::{
     handler::Handler,
+    notify,
     reply::{Done, Failure, Reply},
     state::Session,
 };
@@ -40,7 +41,7 @@ impl Handler for Idle {
                 _ => {}
             }
             session.check_account()?;
-            session.tell_changes(Updates::All { uid: false }).await?;
+            session.report(Updates::All { uid: false }).await?;
             wait(session, &mut accounts).await?;
         }
     }
@@ -50,8 +51,6 @@ impl Handler for Idle {
 /// may have, accounts or groups do, or the deadline passes (RFC 2177 3 lets the server log out a
 /// client that idles too long).
 async fn wait(session: &mut Session, accounts: &mut Listener<u64>) -> Result<(), ConnectionError> {
-    let aged = session.results_aged();
-    let Session { channel, selected, .. } = session;
     let reload = async {
         match accounts.news().await {
             Ok(()) => accounts.with(|_| ()),
@@ -59,11 +58,5 @@ async fn wait(session: &mut Session, accounts: &mut Listener<u64>) -> Result<(),
             Err(Silent) => future::pending().await,
         }
     };
-    match selected {
-        None => channel.listen_or(reload).await,
-        Some(selected) => {
-            let changed = future::or(selected.changed(), aged);
-            channel.listen_or(future::or(changed, reload)).await
-        }
-    }
+    notify::listen(session, reload).await
 }

@@ -1,5 +1,6 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
 //! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR.
+//! NAMESPACE, IDLE, NOTIFY, COMPRESS, UNAUTHENTICATE, LANGUAGE.
 
 mod capability;
 mod comparator;
@@ -11,4 +12,5 @@ mod language;
 mod logout;
 mod namespace;
 mod noop;
+mod notify;
 mod unauthenticate;
