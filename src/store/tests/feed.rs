@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     plant::{Plant, plant},
     runtime::{device::memory::Faults, simulation::split_mix},
-    store::{FeedEvent, Subscription},
+    store::{AccountChange, FeedEvent, MessageChange, Subscription},
 };
 
 /// Known messages: their mod-sequences by UID, for each mailbox.
@@ -270,5 +270,45 @@ fn an_account_is_watched_whole() {
         account.remove(folder, &[Uid(1)]).await.unwrap();
         watch.changed().await;
         assert!(account.cell.state.borrow().live_mailbox(folder).is_some());
+    });
+}
+
+/// Changes are noted only while somebody follows, who need not be there when they happen.
+#[test]
+fn changes_are_noted_while_somebody_follows() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        deliver(&partition, ALICE, b"x").await;
+        assert!(account.changed_after(u64::MAX).is_none(), "nobody follows");
+        let (first, second) = (account.follow(), account.follow());
+        let known = first.latest();
+        let inbox = |change| AccountChange::Messages(MailboxId::INBOX, change);
+        deliver(&partition, ALICE, b"x").await;
+        deliver(&partition, ALICE, b"x").await;
+        deliver(&partition, BOB, b"x").await;
+        first.changed(known).await;
+        drop(first);
+        let (changes, latest) = account.changed_after(known).expect("followed");
+        assert_eq!(changes, [inbox(MessageChange::Added), inbox(MessageChange::Unseen)]);
+        account.create_mailbox("a/b", None).await.unwrap();
+        account.rename_mailbox("a", "c").await.unwrap();
+        account.delete_mailbox("c/b").await.unwrap();
+        let (changes, latest) = account.changed_after(latest).expect("followed");
+        let name = |name: &str| name.to_owned();
+        let expected = [
+            AccountChange::Created(name("a")),
+            AccountChange::Created(name("a/b")),
+            AccountChange::Renamed { from: name("a"), to: name("c"), access: None },
+            AccountChange::Deleted { name: name("c/b"), access: None },
+        ];
+        assert_eq!(changes, expected);
+        assert_eq!(account.changed_after(latest), Some((Vec::new(), latest)));
+        drop(second);
+        assert!(account.changed_after(latest).is_none());
+        // Who follows again knows that it missed something.
+        deliver(&partition, ALICE, b"x").await;
+        let _again = account.follow();
+        assert!(account.changed_after(latest).is_none());
     });
 }

@@ -22,6 +22,9 @@ use crate::{
 
 const INBOX: &str = "INBOX";
 
+/// Changes looked at before other sessions get their turn.
+const CHANGES_PER_TURN: usize = 64;
+
 /// Mailboxes below one that was renamed that are told of one by one.
 const RENAMED_BELOW_MAX: usize = 256;
 
@@ -145,8 +148,11 @@ impl Holding {
     ) -> Result<Option<(Vec<News>, u64)>, Failure> {
         let Some((changes, latest)) = self.account.changed_after(known) else { return Ok(None) };
         let mut collected = Collected::default();
-        let mut news = Vec::new();
-        for change in changes {
+        let mut news = Names::default();
+        for (index, change) in changes.into_iter().enumerate() {
+            if index % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
+                self.shard.executor.yield_now().await;
+            }
             match change {
                 AccountChange::Messages(mailbox, change) => {
                     collected.messages.entry(mailbox).or_default().add(change);
@@ -166,7 +172,7 @@ impl Holding {
                     collected.access.entry(mailbox).or_insert(before);
                 }
                 AccountChange::Subscription(name) if self.is_own() => {
-                    news.push(News::Subscription(name));
+                    news.told.push(News::Subscription(name));
                 }
                 AccountChange::Annotation(mailbox, key) => {
                     if let Some((of, name)) = Annotated::of_key(mailbox, &key) {
@@ -185,6 +191,7 @@ impl Holding {
                 self.tell_name(&mut news, &interest, info.name, NameChange::Access).await?;
             }
         }
+        let mut news = news.told;
         for (mailbox, changes) in collected.messages {
             if let Some(told) = self.message_news(&interest, mailbox, changes).await? {
                 news.push(News::Messages(told));
@@ -218,7 +225,7 @@ impl Holding {
     /// A name, and the mailbox above it (RFC 5465 5.4).
     async fn tell_name(
         &self,
-        news: &mut Vec<News>,
+        news: &mut Names,
         interest: &Interest,
         name: String,
         what: NameChange,
@@ -226,12 +233,8 @@ impl Holding {
         let above = name.rsplit_once(SEPARATOR).map(|(above, _)| above.to_owned());
         let below = above.map(|above| (above, NameChange::Below));
         for (name, what) in [(name, what)].into_iter().chain(below) {
-            let is_told = |it: &News| match it {
-                News::Name(told) => told.name == name && told.old_name.is_none(),
-                _ => false,
-            };
-            if self.shows(interest, &name) && !news.iter().any(is_told) {
-                news.push(News::Name(self.name_news(name, None, what).await?));
+            if self.shows(interest, &name) && news.is_new(&name, None) {
+                news.told.push(News::Name(self.name_news(name, None, what).await?));
             }
         }
         Ok(())
@@ -239,7 +242,7 @@ impl Holding {
 
     async fn tell_renamed(
         &self,
-        news: &mut Vec<News>,
+        news: &mut Names,
         interest: &Interest,
         (from, to): (String, String),
         access: AccessListThen,
@@ -267,9 +270,10 @@ impl Holding {
             return self.tell_name(news, interest, from, NameChange::Made).await;
         }
         for (from, to) in renamed {
-            if self.shows(interest, &from) || self.shows(interest, &to) {
+            let is_shown = self.shows(interest, &from) || self.shows(interest, &to);
+            if is_shown && news.is_new(&to, Some(&from)) {
                 let told = self.name_news(to, Some(from), NameChange::Made).await?;
-                news.push(News::Name(told));
+                news.told.push(News::Name(told));
             }
         }
         Ok(())
@@ -332,6 +336,21 @@ impl Holding {
 /// Whether one with these rights may be told of what happens in a mailbox.
 pub(in crate::service::imap) fn may_watch(rights: Rights) -> bool {
     rights.contain(Right::Lookup) && rights.contain(Right::Read)
+}
+
+/// News in their order. What is told of a name is its state of now, however often it changed: so
+/// once is enough.
+#[derive(Default)]
+struct Names {
+    told: Vec<News>,
+    /// With the old name, where there is one.
+    names: BTreeSet<(String, Option<String>)>,
+}
+
+impl Names {
+    fn is_new(&mut self, name: &str, old_name: Option<&str>) -> bool {
+        self.names.insert((name.to_owned(), old_name.map(str::to_owned)))
+    }
 }
 
 /// Changes that are told of once for a mailbox.

@@ -1,0 +1,424 @@
+//! NOTIFY (RFC 5465) on mailboxes of others, on the session's shard and on another one: what is
+//! told, and what rights forbid. Also clients that ask for too much, or do not take it.
+//!
+//! Alice's account is on shard 0, bob's on shard 1, carol's beside one of them.
+
+mod transcript;
+mod world;
+
+use std::rc::Rc;
+
+use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+
+const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+
+fn kit() -> Kit {
+    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
+    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
+}
+
+fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
+    let mut client = world.client();
+    client.read_to("* OK");
+    client.done(&format!("LOGIN {name}@demo.test demo"));
+    client
+}
+
+fn append(client: &mut Client, name: &str) {
+    let text = "Subject: x\r\n\r\nbody\r\n";
+    client.done(&format!("APPEND {name} {{{}+}}\r\n{text}", text.len()));
+}
+
+/// The owner, and a user of the same shard or another one.
+const PAIRS: [(&str, &str); 3] = [("alice", "bob"), ("alice", "carol"), ("alice", "dave")];
+
+struct Case<'k> {
+    world: SimulatedWorld<'k>,
+    owner: Client,
+    user: Client,
+    owner_name: &'static str,
+    user_name: &'static str,
+}
+
+impl<'k> Case<'k> {
+    /// The owner has the mailboxes `box` and `secret`.
+    fn new(kit: &'k Kit, (owner_name, user_name): (&'static str, &'static str)) -> Case<'k> {
+        let world = SimulatedWorld::new(kit, serve_imap, 0, true);
+        let mut owner = log_in(&world, owner_name);
+        owner.done("CREATE box");
+        owner.done("CREATE secret");
+        let user = log_in(&world, user_name);
+        Case { world, owner, user, owner_name, user_name }
+    }
+
+    fn grant(&mut self, name: &str, rights: &str) {
+        let user = self.user_name;
+        self.owner.done(&format!("SETACL {name} {user}@demo.test {rights}"));
+    }
+
+    /// As the user names a mailbox of the owner.
+    fn name(&self, name: &str) -> String {
+        format!("\"Other Users/{}@demo.test/{name}\"", self.owner_name)
+    }
+
+    fn told(&mut self) -> String {
+        told(&self.world, &mut self.user)
+    }
+}
+
+/// What a client is told without asking, after the server has done all that it can.
+fn told(world: &SimulatedWorld<'_>, client: &mut Client) -> String {
+    world.settle();
+    // An untagged answer to a command, so that there is something to read.
+    let told = client.done("NAMESPACE");
+    let end = told.find("* NAMESPACE").expect("an answer");
+    told[..end].to_owned()
+}
+
+fn each(play: impl Fn(&mut Case<'_>)) {
+    let kit = kit();
+    for pair in PAIRS {
+        play(&mut Case::new(&kit, pair));
+    }
+}
+
+const EVERYTHING: &str = "(MessageNew MessageExpunge FlagChange MailboxName SubscriptionChange \
+                          MailboxMetadataChange ServerMetadataChange)";
+
+#[test]
+fn mailboxes_of_others_are_watched_from_any_shard() {
+    each(|case| {
+        case.grant("box", "lr");
+        let name = case.name("box");
+        let told = case.user.done(&format!(
+            "NOTIFY SET STATUS (mailboxes {name} (MessageNew MessageExpunge FlagChange))"
+        ));
+        let status = format!("* STATUS {name} (MESSAGES 0 UIDNEXT 1 UIDVALIDITY ");
+        assert!(told.starts_with(&status), "{told}");
+        assert_eq!(case.told(), "");
+        append(&mut case.owner, "box");
+        append(&mut case.owner, "box");
+        append(&mut case.owner, "INBOX");
+        append(&mut case.owner, "secret");
+        // Without being asked: nothing is sent in between.
+        let told = case.user.read_to(&format!("* STATUS {name} (MESSAGES 2 UIDNEXT 3"));
+        assert!(told.lines().all(|line| line.contains(&name)), "{told}");
+        // As many as there were, and once.
+        for _ in 0..50 {
+            append(&mut case.owner, "box");
+        }
+        let told = case.told();
+        let last = format!("* STATUS {name} (MESSAGES 52 UIDNEXT 53");
+        assert!(told.contains(&last), "{told}");
+        // \Seen changes the number of unseen messages; other flags do not, and are told with
+        // mod-sequences only.
+        case.owner.done("SELECT box");
+        case.owner.done("STORE 1:2 +FLAGS.SILENT (\\Seen)");
+        let told = case.told();
+        assert!(told.starts_with(&format!("* STATUS {name} (UIDVALIDITY ")), "{told}");
+        assert!(told.ends_with(" UNSEEN 50)\r\n"), "{told}");
+        case.owner.done("STORE 1:2 +FLAGS.SILENT (\\Answered)");
+        assert_eq!(case.told(), "");
+        case.user.done("ENABLE CONDSTORE");
+        case.owner.done("STORE 1:2 +FLAGS.SILENT (\\Flagged)");
+        let told = case.told();
+        assert!(told.contains("(UIDVALIDITY ") && told.contains(" HIGHESTMODSEQ "), "{told}");
+        case.owner.done("STORE 1:2 +FLAGS.SILENT (\\Deleted)");
+        case.owner.done("EXPUNGE");
+        let told = case.told();
+        assert!(told.contains("(MESSAGES 50 UIDNEXT 53"), "{told}");
+        // The selected mailbox is another matter.
+        case.user.done(&format!("SELECT {name}"));
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), "");
+        case.user.done("UNSELECT");
+        case.user.done("NOTIFY NONE");
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), "");
+    });
+}
+
+/// The mailbox of another shard is selected: new messages are fetched from there.
+#[test]
+fn messages_of_others_are_fetched() {
+    each(|case| {
+        case.grant("box", "lr");
+        let name = case.name("box");
+        case.user.done(&format!("SELECT {name}"));
+        case.user.done(
+            "NOTIFY SET (selected (MessageNew (UID BODY.PEEK[TEXT]) MessageExpunge FlagChange))",
+        );
+        append(&mut case.owner, "box");
+        let told = case.user.read_to(")");
+        assert!(told.starts_with("* 1 EXISTS\r\n"), "{told}");
+        assert!(told.ends_with("* 1 FETCH (UID 1 BODY[TEXT] {6}\r\nbody\r\n)\r\n"), "{told}");
+        case.owner.done("SELECT box");
+        case.owner.done("STORE 1 +FLAGS.SILENT (\\Deleted)");
+        case.owner.done("EXPUNGE");
+        case.user.read_to("* 1 EXPUNGE");
+    });
+}
+
+/// RFC 5465 5, 5.4, 5.9: nothing of what the user may not look up, and nothing of messages that he
+/// may not read; whatever he asks for.
+#[test]
+fn rights_are_those_of_each_event() {
+    each(|case| {
+        let of_owner = format!("\"Other Users/{}@demo.test\"", case.owner_name);
+        case.grant("box", "l");
+        let name = case.name("box");
+        let told = case.user.done(&format!(
+            "NOTIFY SET STATUS (subtree (\"Other Users\" {of_owner}) {EVERYTHING}) \
+             (mailboxes ({name} {}) {EVERYTHING}) (subscribed {EVERYTHING})",
+            case.name("secret"),
+        ));
+        let expected = format!("* LIST (\\HasNoChildren \\NoAccess) \"/\" {name}\r\nt OK ");
+        assert!(told.contains(&expected) && told.matches("Other").count() == 1, "{told}");
+        let hidden = |case: &mut Case<'_>| {
+            append(&mut case.owner, "secret");
+            case.owner.done("CREATE secret/below");
+            case.owner.done("RENAME secret/below secret/other");
+            case.owner.done("SETMETADATA secret (/shared/comment \"x\")");
+            case.owner.done("SETACL secret postmaster@demo.test l");
+            // It keeps its access list.
+            case.owner.done("RENAME secret/other box/hidden");
+            let told = case.told();
+            case.owner.done("DELETE box/hidden");
+            case.owner.done("SUBSCRIBE secret");
+            case.owner.done("UNSUBSCRIBE secret");
+            case.owner.done("SETMETADATA \"\" (/private/comment \"x\")");
+            case.owner.done("SETMETADATA box (/private/comment \"x\")");
+            told + &case.told()
+        };
+        assert_eq!(hidden(case), "");
+        append(&mut case.owner, "box");
+        case.owner.done("SETMETADATA box (/shared/comment \"x\")");
+        assert_eq!(case.told(), "");
+        // With `r`, from the next event on.
+        case.grant("box", "lr");
+        append(&mut case.owner, "box");
+        case.owner.done("SETMETADATA box (/shared/comment \"y\")");
+        let told = hidden(case);
+        let expected = format!("* STATUS {name} (MESSAGES 2 UIDNEXT 3 ");
+        assert!(told.contains(&expected), "{told}");
+        assert!(told.contains(&format!("* METADATA {name} /shared/comment\r\n")), "{told}");
+        assert!(!told.contains("secret") && !told.contains("private"), "{told}");
+        // Another mailbox is granted, and taken.
+        case.grant("secret", "lr");
+        let secret = case.name("secret");
+        let told = case.told();
+        assert_eq!(told, format!("* LIST (\\HasNoChildren) \"/\" {secret}\r\n"));
+        append(&mut case.owner, "secret");
+        assert!(case.told().contains(&format!("* STATUS {secret} (")));
+        case.owner.done("RENAME secret moved");
+        let moved = case.name("moved");
+        let old_name = format!("* LIST (\\HasNoChildren) \"/\" {moved} (\"OLDNAME\" ({secret}))");
+        assert_eq!(case.told().lines().next(), Some(&*old_name));
+        case.owner.done("RENAME moved secret");
+        case.told();
+        case.owner.done(&format!("DELETEACL secret {}@demo.test", case.user_name));
+        append(&mut case.owner, "secret");
+        let told = case.told();
+        assert_eq!(told, format!("* LIST (\\HasNoChildren \\NonExistent) \"/\" {secret}\r\n"));
+        assert_eq!(hidden(case), "");
+        // What is watched for its messages only.
+        case.user.done(&format!(
+            "NOTIFY SET (subtree {of_owner} (MessageNew MessageExpunge FlagChange))"
+        ));
+        case.owner.done(&format!("DELETEACL box {}@demo.test", case.user_name));
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), format!("* LIST (\\NoAccess) \"/\" {name}\r\n"));
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), "");
+        case.grant("box", "lr");
+        append(&mut case.owner, "box");
+        let told = case.told();
+        assert!(told.starts_with(&format!("* LIST (\\HasNoChildren) \"/\" {name}\r\n")), "{told}");
+        append(&mut case.owner, "box");
+        assert!(case.told().contains("* STATUS "));
+    });
+}
+
+/// What is shared, or subscribed, only after the client has said what it wants.
+#[test]
+fn accounts_are_followed_once_they_share_something() {
+    each(|case| {
+        let name = case.name("box");
+        case.user.done(&format!("NOTIFY SET (subtree \"Other Users\" {EVERYTHING})"));
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), "");
+        case.grant("box", "lr");
+        assert_eq!(case.told(), format!("* LIST (\\HasNoChildren) \"/\" {name}\r\n"));
+        append(&mut case.owner, "box");
+        assert!(case.told().contains(&format!("* STATUS {name} (MESSAGES 2 ")));
+        case.owner.done(&format!("DELETEACL box {}@demo.test", case.user_name));
+        let told = case.told();
+        assert_eq!(told, format!("* LIST (\\HasNoChildren \\NonExistent) \"/\" {name}\r\n"));
+        // Subscribed ones, by this session and by another.
+        case.grant("box", "lr");
+        case.user.done("NOTIFY SET (subscribed (MessageNew MessageExpunge))");
+        append(&mut case.owner, "box");
+        assert_eq!(case.told(), "");
+        let mut other = log_in(&case.world, case.user_name);
+        for subscribe in [true, false] {
+            if subscribe {
+                case.user.done(&format!("SUBSCRIBE {name}"));
+            } else {
+                other.done(&format!("UNSUBSCRIBE {name}"));
+            }
+            case.told();
+            append(&mut case.owner, "box");
+            assert_eq!(case.told().contains("* STATUS "), subscribe);
+        }
+    });
+}
+
+#[test]
+fn public_mailboxes_and_the_server_are_watched() {
+    let kit = kit();
+    for (admin, user) in [("alice", "bob"), ("bob", "alice"), ("carol", "dave")] {
+        let mut options = world::options(true);
+        options.imap.administrators = vec![format!("{admin}@demo.test")];
+        let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+        let (mut admin, mut user) = (log_in(&world, admin), log_in(&world, user));
+        user.done(&format!(
+            "NOTIFY SET (subtree Shared {EVERYTHING}) (mailboxes none (ServerMetadataChange))"
+        ));
+        admin.done("SETMETADATA \"\" (/shared/comment \"x\")");
+        assert_eq!(told(&world, &mut user), "* METADATA \"\" /shared/comment\r\n");
+        admin.done("CREATE Shared/News");
+        append(&mut admin, "Shared/News");
+        assert_eq!(told(&world, &mut user), "");
+        admin.done("SETACL Shared/News anyone lr");
+        told(&world, &mut user);
+        append(&mut admin, "Shared/News");
+        let news = told(&world, &mut user);
+        assert!(news.starts_with("* STATUS Shared/News (MESSAGES 2 "), "{news}");
+        // A user's own `\Seen` there is nobody's news.
+        user.done("ENABLE CONDSTORE");
+        admin.done("SELECT Shared/News");
+        admin.done("STORE 1 +FLAGS.SILENT (\\Seen)");
+        assert_eq!(told(&world, &mut user), "");
+        admin.done("STORE 1 +FLAGS.SILENT (\\Deleted)");
+        assert!(told(&world, &mut user).contains(" HIGHESTMODSEQ 0)"));
+    }
+}
+
+/// A client that asks for everything and then takes nothing costs what the account remembers; when
+/// it comes back, it is told that it missed something, and nothing more. Any number of changes in a
+/// mailbox is one.
+#[test]
+fn who_takes_nothing_gets_an_overflow() {
+    let kit = kit();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut lazy, mut busy) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    busy.done("CREATE box");
+    let watch = format!("NOTIFY SET (selected NONE) (personal {EVERYTHING})");
+    for (renames, overflows) in [(1_000, false), (1_030, true)] {
+        lazy.done(&watch);
+        // In the middle of a command nothing is told.
+        lazy.say("a APPEND INBOX {1}\r\n");
+        lazy.read_to("+ ");
+        busy.done("SELECT box");
+        for number in 0..200 {
+            append(&mut busy, "box");
+            busy.done(&format!("STORE {} +FLAGS.SILENT (\\Deleted)", number % 10 + 1));
+        }
+        busy.done("EXPUNGE");
+        busy.done("UNSELECT");
+        for number in 0..renames {
+            let (from, to) = if number % 2 == 0 { ("box", "xob") } else { ("xob", "box") };
+            busy.done(&format!("RENAME {from} {to}"));
+        }
+        lazy.say("x\r\n");
+        let told = lazy.read_to("a OK");
+        let overflow = "* OK [NOTIFICATIONOVERFLOW] ";
+        assert_eq!(told.contains(overflow), overflows, "{told}");
+        if overflows {
+            assert_eq!(told.lines().count(), 2, "{told}");
+            append(&mut busy, "box");
+            assert!(!lazy.done("NOOP").contains("* "));
+        } else {
+            // A new name, the old one again, and the messages.
+            assert_eq!(told.lines().count(), 7, "{told}");
+            assert!(told.contains("* STATUS box (MESSAGES 190 UIDNEXT 201"), "{told}");
+        }
+    }
+    lazy.done(&watch);
+    append(&mut busy, "box");
+    lazy.read_to("* STATUS box (");
+    // A mailbox above a thousand others is one change.
+    for number in 0..1_100 {
+        busy.done(&format!("CREATE many/{number}"));
+    }
+    lazy.done("NOTIFY NONE");
+    lazy.done(&watch);
+    busy.done("RENAME many more");
+    let told = told(&world, &mut lazy);
+    let listed = "* LIST (\\HasChildren) \"/\" more (\"OLDNAME\" (many))\r\n* STATUS more ";
+    assert!(told.starts_with(listed) && told.lines().count() == 2, "{told}");
+}
+
+#[test]
+fn names_and_groups_have_limits() {
+    let kit = kit();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    other.done("CREATE box");
+    let set = |names: usize| {
+        let names: Vec<String> = (1..names).map(|number| format!("none/{number}")).collect();
+        format!("NOTIFY SET STATUS (mailboxes (box {}) {EVERYTHING})", names.join(" "))
+    };
+    let told = client.done(&set(1_000));
+    assert_eq!(told.matches("* ").count(), 1, "{told}");
+    let told = client.answer(&set(1_001));
+    assert!(told.starts_with("t NO [NOTIFICATIONOVERFLOW] "), "{told}");
+    // What was asked for before goes on.
+    append(&mut other, "box");
+    client.read_to("* STATUS box (MESSAGES 1 UIDNEXT 2");
+    // Names that are none, and one that cannot be decoded.
+    for name in ["\"\"", "/", "a//b", "\"&bogus\"", "\"*\"", "Shared", "\"Other Users/x@y/z\""] {
+        let told = client.done(&format!("NOTIFY SET STATUS (mailboxes {name} {EVERYTHING})"));
+        assert!(!told.contains("* "), "{name}: {told}");
+        let told = client.done(&format!("NOTIFY SET STATUS (subtree {name} {EVERYTHING})"));
+        assert!(!told.contains("* "), "{name}: {told}");
+    }
+    append(&mut other, "box");
+    assert_eq!(self::told(&world, &mut client), "");
+    let groups = format!(" (personal {EVERYTHING})").repeat(101);
+    assert!(client.answer(&format!("NOTIFY SET{groups}")).starts_with("t BAD "));
+}
+
+/// A session tells that it cannot know, and others go on.
+#[test]
+fn an_owner_that_has_gone_ends_it() {
+    let kit = kit();
+    let mut case = Case::new(&kit, ("alice", "bob"));
+    case.grant("box", "lr");
+    let watch = format!("NOTIFY SET (mailboxes {} {EVERYTHING})", case.name("box"));
+    case.user.done(&watch);
+    append(&mut case.owner, "box");
+    // The number of the change is known, and what it was cannot be asked for any more.
+    case.world.shards[0].mesh.close();
+    let told = case.user.done("NOOP");
+    assert!(told.starts_with("* OK [NOTIFICATIONOVERFLOW] "), "{told}");
+    assert!(!case.user.done("NOOP").contains("* "));
+    let told = case.user.answer(&watch);
+    assert!(told.starts_with("t NO [UNAVAILABLE] "), "{told}");
+}
+
+/// After RFC 8437 the next user hears nothing of what the one before watched.
+#[test]
+fn it_ends_with_the_log_in() {
+    let kit = kit();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    client.done(&format!("NOTIFY SET (personal {EVERYTHING})"));
+    client.done("UNAUTHENTICATE");
+    client.done("LOGIN carol@demo.test demo");
+    other.done("CREATE box");
+    assert_eq!(told(&world, &mut client), "");
+    append(&mut other, "INBOX");
+    assert_eq!(told(&world, &mut client), "");
+}
