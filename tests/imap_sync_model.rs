@@ -1,7 +1,8 @@
 //! Sessions that follow two mailboxes in different ways (by numbers, with mod-sequences, by UIDs
-//! only, by resynchronizing), on the owner's shard and on another one, against a model: whatever
-//! they do, and whenever their connections break, what each was told is what the mailbox is, and
-//! what it was told of its search results (RFC 5267) is what it would find.
+//! only, by resynchronizing; when they ask, or by NOTIFY at any time), on the owner's shard and on
+//! another one, against a model: whatever they do, and whenever their connections break, what each
+//! was told is what the mailbox is, and what it was told of its search results (RFC 5267) is what
+//! it would find.
 //!
 //! Commands come one after the other, so the model is exact. A client keeps what it knows of a
 //! mailbox when its connection breaks, and goes on from there if it has QRESYNC.
@@ -31,14 +32,29 @@ enum Way {
     UidsAndResync,
 }
 
-const SESSIONS: [(usize, Way); 7] = [
-    (0, Way::Numbers),
-    (0, Way::ModSeqs),
-    (0, Way::Resync),
-    (0, Way::UidsAndResync),
-    (1, Way::Resync),
-    (1, Way::Uids),
-    (1, Way::Numbers),
+/// When a client is told of changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum When {
+    Asked,
+    /// NOTIFY with SELECTED: at any time, so it uses no numbers in commands.
+    AtOnce,
+    /// NOTIFY with SELECTED-DELAYED: at any time, but of expunges.
+    Delayed,
+}
+
+const SESSIONS: [(usize, Way, When); 12] = [
+    (0, Way::Numbers, When::Asked),
+    (0, Way::ModSeqs, When::Asked),
+    (0, Way::Resync, When::Asked),
+    (0, Way::UidsAndResync, When::Asked),
+    (1, Way::Resync, When::Asked),
+    (1, Way::Uids, When::Asked),
+    (1, Way::Numbers, When::Asked),
+    (0, Way::Resync, When::AtOnce),
+    (0, Way::Numbers, When::Delayed),
+    (1, Way::UidsAndResync, When::AtOnce),
+    (1, Way::Resync, When::Delayed),
+    (1, Way::ModSeqs, When::AtOnce),
 ];
 
 impl Way {
@@ -171,6 +187,7 @@ struct Session<'k> {
     world: &'k SimulatedWorld<'k>,
     user: usize,
     way: Way,
+    when: When,
     client: Client,
     selected: Option<usize>,
     caches: [Cache; BOXES.len()],
@@ -178,22 +195,37 @@ struct Session<'k> {
     numbers: Vec<Option<u32>>,
     followed: Vec<Followed>,
     tags: usize,
+    /// Messages and next UID of mailboxes that are not selected, as NOTIFY told last.
+    counts: [Option<(usize, u32)>; BOXES.len()],
 }
 
 impl<'k> Session<'k> {
-    fn new(world: &'k SimulatedWorld<'k>, (user, way): (usize, Way)) -> Session<'k> {
-        let client = connect(world, user, way);
+    fn new(world: &'k SimulatedWorld<'k>, (user, way, when): (usize, Way, When)) -> Session<'k> {
+        let client = connect(world, user, way, when);
         let (caches, numbers, followed) = (Default::default(), Vec::new(), Vec::new());
-        let (selected, tags) = (None, 0);
-        Session { world, user, way, client, selected, caches, numbers, followed, tags }
+        let (selected, tags, counts) = (None, 0, Default::default());
+        Session {
+            world,
+            user,
+            way,
+            when,
+            client,
+            selected,
+            caches,
+            numbers,
+            followed,
+            tags,
+            counts,
+        }
     }
 
     /// The connection breaks; what the client knows stays.
     fn lose_connection(&mut self) {
-        self.client = connect(self.world, self.user, self.way);
+        self.client = connect(self.world, self.user, self.way, self.when);
         self.selected = None;
         self.numbers.clear();
         self.followed.clear();
+        self.counts = Default::default();
     }
 
     fn name(&self, mailbox: usize) -> String {
@@ -210,6 +242,7 @@ impl<'k> Session<'k> {
     /// Runs a command and takes in what is told.
     fn run(&mut self, command: &str) -> String {
         let told = self.client.answer(command);
+        told.lines().for_each(|line| self.hear_of_others(line, command == "CLOSE"));
         let Some(selected) = self.selected else { return told };
         let mut mod_seqs = 0;
         let mut code = None;
@@ -233,6 +266,18 @@ impl<'k> Session<'k> {
         let told = self.run(command);
         assert!(told.contains("t OK "), "{command}: {told}");
         told
+    }
+
+    fn hear_of_others(&mut self, line: &str, closes: bool) {
+        let Some(status) = line.strip_prefix("* STATUS ") else { return };
+        assert!(self.when != When::Asked, "{line}");
+        let mailbox = (0..BOXES.len()).find(|it| status.starts_with(&self.name(*it)));
+        let mailbox = mailbox.unwrap_or_else(|| panic!("{line}"));
+        assert!(closes || self.selected != Some(mailbox), "{line}");
+        if let (Some(count), Some(next)) = (after(line, "MESSAGES "), after(line, "UIDNEXT ")) {
+            let count = count.parse().expect("a number");
+            self.counts[mailbox] = Some((count, next.parse().expect("a number")));
+        }
     }
 
     /// Returns the mod-sequence of a FETCH response.
@@ -338,6 +383,14 @@ impl<'k> Session<'k> {
     /// Selects a mailbox and brings what is known of it up to date.
     fn select(&mut self, mailbox: usize) {
         let name = self.name(mailbox);
+        if self.when != When::Asked {
+            // What was told without a command is about the one before.
+            self.world.settle();
+            self.done("NOOP");
+        }
+        for gone in self.selected.into_iter().chain([mailbox]) {
+            self.counts[gone] = None;
+        }
         let known = self.caches[mailbox].clone();
         self.numbers.clear();
         self.followed.clear();
@@ -393,6 +446,10 @@ impl<'k> Session<'k> {
     /// Looks for something, and is told from now on what changes of it.
     fn follow(&mut self, key: &str, order: Option<&str>, uid: bool) {
         self.tags += 1;
+        if self.when != When::Asked {
+            self.world.settle();
+            self.done("NOOP");
+        }
         // VANISHED does not tell which number a message had that the client has not looked at.
         let (tag, uid) = (format!("s{}", self.tags), uid || self.way.is_told_uids());
         let command = match order {
@@ -427,9 +484,15 @@ impl<'k> Session<'k> {
     }
 
     /// What the client was told is what the mailbox is.
-    fn settle(&mut self, model: &Mailbox, what: &str) {
+    fn settle(&mut self, models: &[Mailbox], what: &str) {
+        self.world.settle();
         self.done("NOOP");
-        let what = format!("{what}, {:?} of {}", self.way, USERS[self.user]);
+        let what = format!("{what}, {:?} {:?} of {}", self.way, self.when, USERS[self.user]);
+        for (mailbox, model) in models.iter().enumerate() {
+            let counts = (model.messages.len(), model.last_uid + 1);
+            assert_eq!(self.counts[mailbox].unwrap_or(counts), counts, "{what}: {mailbox}");
+        }
+        let model = &models[self.selected.expect("selected")];
         assert_eq!(self.numbers.len(), model.messages.len(), "{what}: count");
         self.compare_results(&what);
         // Flags that were told are right, before any are asked for.
@@ -452,13 +515,23 @@ impl<'k> Session<'k> {
     }
 }
 
-fn connect(world: &SimulatedWorld<'_>, user: usize, way: Way) -> Client {
+fn connect(world: &SimulatedWorld<'_>, user: usize, way: Way, when: When) -> Client {
     let mut client = world.client();
     client.read_to("* OK");
     client.done(&format!("LOGIN {}@demo.test demo", USERS[user]));
     for extension in way.enables() {
         client.done(&format!("ENABLE {extension}"));
     }
+    let selector = match when {
+        When::Asked => return client,
+        When::AtOnce => "selected",
+        When::Delayed => "selected-delayed",
+    };
+    client.done(&format!(
+        "NOTIFY SET ({selector} (MessageNew (UID FLAGS) MessageExpunge FlagChange)) \
+         (personal (MessageNew MessageExpunge)) \
+         (subtree \"Other Users\" (MessageNew MessageExpunge))"
+    ));
     client
 }
 
@@ -571,7 +644,7 @@ fn play(kit: &Kit, seed: u64) {
                 }
             }
             // By numbers: these stay as they are, whatever was expunged.
-            11 if it.way.has_numbers() => {
+            11 if it.way.has_numbers() && it.when != When::AtOnce => {
                 let Some(last) = it.numbers.len().checked_sub(1) else { continue };
                 let number = chance.below(last + 1);
                 let is_lost = it.way.resyncs() && chance.below(2) > 0;
@@ -582,7 +655,7 @@ fn play(kit: &Kit, seed: u64) {
                 if is_lost {
                     it.lose_connection();
                     it.select(selected);
-                    it.settle(&model[selected], &what);
+                    it.settle(&model, &what);
                 }
             }
             12 => {
@@ -618,7 +691,7 @@ fn play(kit: &Kit, seed: u64) {
                 let highest = it.cache().highest;
                 it.done(&format!("UID FETCH 1:* (FLAGS) (CHANGEDSINCE {highest} VANISHED)"));
             }
-            _ => it.settle(&model[selected], &what),
+            _ => it.settle(&model, &what),
         }
         world.settle();
     }
@@ -627,7 +700,7 @@ fn play(kit: &Kit, seed: u64) {
         if it.selected.is_none() {
             it.select(selected);
         }
-        it.settle(&model[selected], &format!("seed {seed}, end"));
+        it.settle(&model, &format!("seed {seed}, end"));
     }
 }
 

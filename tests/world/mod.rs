@@ -405,7 +405,8 @@ impl Client {
         }
     }
 
-    /// The answer to one command, up to its tagged response or BYE.
+    /// The answer to one command, up to its tagged response or BYE; with NOTIFY also what is told
+    /// at once after it.
     pub fn answer(&mut self, command: &str) -> String {
         self.say(format!("t {command}\r\n"));
         let mut found = String::new();
@@ -414,7 +415,10 @@ impl Client {
             assert!(!more.is_empty(), "closed after {command}: {found}");
             found.push_str(&String::from_utf8(more).expect("UTF-8"));
             let last = found.lines().next_back().unwrap_or_default();
-            if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
+            let ends = ["t OK ", "t NO ", "t BAD "];
+            let has_end = |line: &str| ends.iter().any(|end| line.starts_with(end));
+            let is_over = last.starts_with("* BYE") || found.lines().any(has_end);
+            if found.ends_with("\r\n") && is_over {
                 return found;
             }
         }
