@@ -160,11 +160,11 @@ impl FetchResponse {
     pub fn binary_literal(
         &mut self,
         out: &mut Vec<u8>,
-        path: &[u32],
+        section: &Section<'_>,
         origin: Option<u64>,
         (size, has_nul): (u64, bool),
     ) {
-        self.binary_label(out, path, origin);
+        self.binary_label(out, section, origin);
         if has_nul {
             out.push(b'~');
         }
@@ -172,21 +172,21 @@ impl FetchResponse {
     }
 
     /// `BINARY[…]<origin> NIL`: there is no such part.
-    pub fn no_binary(&mut self, out: &mut Vec<u8>, path: &[u32], origin: Option<u64>) {
-        self.binary_label(out, path, origin);
+    pub fn no_binary(&mut self, out: &mut Vec<u8>, section: &Section<'_>, origin: Option<u64>) {
+        self.binary_label(out, section, origin);
         out.extend_from_slice(b"NIL");
     }
 
     /// RFC 3516 4.3.
-    pub fn binary_size(&mut self, out: &mut Vec<u8>, path: &[u32], octets: u64) {
+    pub fn binary_size(&mut self, out: &mut Vec<u8>, section: &Section<'_>, octets: u64) {
         self.label(out, "BINARY.SIZE[");
-        write_path(out, path);
+        write_section(out, section);
         push_pair(out, "] ", octets);
     }
 
-    fn binary_label(&mut self, out: &mut Vec<u8>, path: &[u32], origin: Option<u64>) {
+    fn binary_label(&mut self, out: &mut Vec<u8>, section: &Section<'_>, origin: Option<u64>) {
         self.label(out, "BINARY[");
-        write_path(out, path);
+        write_section(out, section);
         self.close_section(out, origin);
     }
 

@@ -70,14 +70,15 @@ pub enum FetchItem<'a> {
         peek: bool,
     },
     /// `BINARY[…]`: a part without its transfer encoding (RFC 3516 4.2); sets `\Seen` unless
-    /// `peek`.
+    /// `peek`. Sections that are no whole part are taken, too, as other servers do: what they mean
+    /// is never encoded.
     Binary {
-        path: PartPath,
+        section: Section<'a>,
         partial: Option<Partial>,
         peek: bool,
     },
     /// `BINARY.SIZE[…]`: the octets of it (RFC 3516 4.3).
-    BinarySize(PartPath),
+    BinarySize(Section<'a>),
 }
 
 /// Part numbers, from 1; empty for the message itself.
@@ -234,7 +235,7 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
         b"BODY.PEEK" if bracket => return section_item(cursor, true),
         b"BINARY" if bracket => return binary(cursor, false),
         b"BINARY.PEEK" if bracket => return binary(cursor, true),
-        b"BINARY.SIZE" if bracket => FetchItem::BinarySize(binary_section(cursor)?),
+        b"BINARY.SIZE" if bracket => FetchItem::BinarySize(in_brackets(cursor)?),
         b"ENVELOPE" => FetchItem::Envelope,
         b"FLAGS" => FetchItem::Flags,
         b"INTERNALDATE" => FetchItem::InternalDate,
@@ -259,37 +260,34 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
 
 /// `[section]` and `<offset.count>`.
 fn section_item<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>> {
+    let section = in_brackets(cursor)?;
+    Ok(FetchItem::Section { section, partial: partial(cursor, false)?, peek })
+}
+
+/// The same, or `<offset>`: all from there.
+fn binary<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>> {
+    let section = in_brackets(cursor)?;
+    Ok(FetchItem::Binary { section, partial: partial(cursor, true)?, peek })
+}
+
+/// `[section]`
+fn in_brackets<'a>(cursor: &mut Cursor<'a>) -> Parsed<Section<'a>> {
     cursor.expect(b'[', "a section is missing")?;
     cursor.spaces();
     let section = section(cursor)?;
     cursor.spaces();
     cursor.expect(b']', "a section must end in ]")?;
-    Ok(FetchItem::Section { section, partial: partial(cursor)?, peek })
+    Ok(section)
 }
 
-/// `section-binary = "[" [section-part] "]"`, and a partial.
-fn binary<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>> {
-    let path = binary_section(cursor)?;
-    Ok(FetchItem::Binary { path, partial: partial(cursor)?, peek })
-}
-
-fn binary_section(cursor: &mut Cursor<'_>) -> Parsed<PartPath> {
-    cursor.expect(b'[', "a section is missing")?;
-    cursor.spaces();
-    let mut path = PartPath::new();
-    if cursor.peek() != Some(b']') && part_numbers(cursor, &mut path)? {
-        return Err("a section of BINARY has part numbers only");
-    }
-    cursor.spaces();
-    cursor.expect(b']', "a section must end in ]")?;
-    Ok(path)
-}
-
-fn partial(cursor: &mut Cursor<'_>) -> Parsed<Option<Partial>> {
+fn partial(cursor: &mut Cursor<'_>, may_be_open: bool) -> Parsed<Option<Partial>> {
     if !cursor.eat(b'<') {
         return Ok(None);
     }
     let offset = cursor.number()?;
+    if may_be_open && cursor.eat(b'>') {
+        return Ok(Some(Partial { offset, count: u64::MAX }));
+    }
     cursor.expect(b'.', "a partial is <offset.count>")?;
     let count = cursor.number()?;
     cursor.expect(b'>', "a partial is <offset.count>")?;
@@ -439,14 +437,17 @@ mod tests {
     /// RFC 3516 4.2, 4.3, 6.
     #[test]
     fn binary_items() {
-        let path = |path: &[u32]| PartPath::from(path);
-        let binary = |parts: &[u32], partial: Option<(u64, u64)>, peek| {
+        let section = |path: &[u32], part| Section { path: path.into(), part };
+        let full = |path: &[u32]| section(path, SectionPart::Full);
+        let binary = |section, partial: Option<(u64, u64)>, peek| {
             let partial = partial.map(|(offset, count)| Partial { offset, count });
-            fetch(&[FetchItem::Binary { path: path(parts), partial, peek }])
+            fetch(&[FetchItem::Binary { section, partial, peek }])
         };
-        check("FETCH 1 BINARY[]", binary(&[], None, false));
-        check("FETCH 1 (BINARY.PEEK[1.2]<3.4>)", binary(&[1, 2], Some((3, 4)), true));
-        check("FETCH 1 binary.size[ 7 ]", fetch(&[FetchItem::BinarySize(path(&[7]))]));
+        check("FETCH 1 BINARY[]", binary(full(&[]), None, false));
+        check("FETCH 1 (BINARY.PEEK[1.2]<3.4>)", binary(full(&[1, 2]), Some((3, 4)), true));
+        check("FETCH 1 BINARY[1]<40>", binary(full(&[1]), Some((40, u64::MAX)), false));
+        check("FETCH 1 binary.size[ 7 ]", fetch(&[FetchItem::BinarySize(full(&[7]))]));
+        check("FETCH 1 BINARY[1.MIME]", binary(section(&[1], SectionPart::Mime), None, false));
     }
 
     /// RFC 3501 6.4.8, RFC 7162 3.1.4, 3.2.6.

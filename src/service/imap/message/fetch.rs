@@ -307,15 +307,15 @@ impl Answer<'_> {
             FetchItem::Section { section, partial, .. } => {
                 self.section(session, response, section, *partial).await?;
             }
-            FetchItem::Binary { path, partial, .. } => {
-                self.binary(session, response, path, *partial).await?;
+            FetchItem::Binary { section, partial, .. } => {
+                self.binary(session, response, section, *partial).await?;
             }
-            FetchItem::BinarySize(path) => {
-                let size = match BinaryPart::find(&mut self.reader, path).await? {
-                    Some(part) => part.measure(session, &self.reader, None).await?.size,
+            FetchItem::BinarySize(section) => {
+                let size = match BinaryPart::find(&mut self.reader, section).await? {
+                    Some(part) => part.size(session, &self.reader).await?,
                     None => 0,
                 };
-                response.binary_size(session.channel.connection.output(), path, size);
+                response.binary_size(session.channel.connection.output(), section, size);
             }
             FetchItem::Uid
             | FetchItem::Flags
@@ -403,17 +403,17 @@ impl Answer<'_> {
         &mut self,
         session: &mut Session,
         response: &mut FetchResponse,
-        path: &[u32],
+        section: &Section<'_>,
         partial: Option<Partial>,
     ) -> Result<(), Failure> {
         let origin = partial.map(|partial| partial.offset);
-        let Some(part) = BinaryPart::find(&mut self.reader, path).await? else {
-            response.no_binary(session.channel.connection.output(), path, origin);
+        let Some(part) = BinaryPart::find(&mut self.reader, section).await? else {
+            response.no_binary(session.channel.connection.output(), section, origin);
             return Ok(());
         };
         let measured = part.measure(session, &self.reader, partial).await?;
         let announced = (measured.size, measured.has_nul);
-        response.binary_literal(session.channel.connection.output(), path, origin, announced);
+        response.binary_literal(session.channel.connection.output(), section, origin, announced);
         part.stream(session, &self.reader, &measured).await
     }
 

@@ -74,7 +74,7 @@ async fn find(session: &Session, url: &[u8], wanted: Wanted) -> Result<Found, Fa
         Wanted::Items { structure, content } => (structure, content),
     };
     let is_part = quoted.section.part == SectionPart::Full;
-    let path = quoted.section.path.clone();
+    let section = quoted.section.clone();
     let data = match content {
         Some(Content::Body) => Some(as_is(&mut quoted, Some("BODY")).await?),
         // A header or a text has no encoding of its own.
@@ -84,7 +84,7 @@ async fn find(session: &Session, url: &[u8], wanted: Wanted) -> Result<Found, Fa
     let mut reader = MessageReader::new(&quoted.reading, quoted.message);
     let data = match content.filter(|_| data.is_none()) {
         None | Some(Content::Body) => data,
-        Some(Content::Binary) => Some(match BinaryPart::find(&mut reader, &path).await {
+        Some(Content::Binary) => Some(match BinaryPart::find(&mut reader, &section).await {
             Ok(part) => {
                 let part = part.ok_or_else(nothing)?;
                 let partial = quoted
