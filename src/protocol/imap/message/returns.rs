@@ -70,7 +70,7 @@ impl SearchReturn {
 /// `partial-range` (RFC 9394 4): which of the results, counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartialRange {
-    /// As sent, in any order.
+    /// The lower number first, whichever was (RFC 9394 4: 500:400 is the same as 400:500).
     pub ends: (u32, u32),
     /// Counted from the last one: `-1:-100`.
     pub from_last: bool,
@@ -83,13 +83,12 @@ impl PartialRange {
         let first = read_end(cursor, from_last).ok_or(WRONG)?;
         cursor.expect(b':', WRONG)?;
         let last = read_end(cursor, from_last).ok_or(WRONG)?;
-        Ok(PartialRange { ends: (first, last), from_last })
+        Ok(PartialRange { ends: (first.min(last), first.max(last)), from_last })
     }
 
     /// The part of `count` results that it means, by index; empty if there are none.
     pub fn of(self, count: usize) -> Range<usize> {
-        let (a, b) = self.ends;
-        let (low, high) = (a.min(b) as usize - 1, a.max(b) as usize);
+        let (low, high) = (self.ends.0 as usize - 1, self.ends.1 as usize);
         match self.from_last {
             false => low.min(count)..high.min(count),
             true => count.saturating_sub(high)..count.saturating_sub(low),
