@@ -683,6 +683,8 @@ pub struct ImapSection {
     pub message_limit: u32,
     /// Messages that one COPY or APPEND adds; 0 for any number.
     pub save_limit: u32,
+    /// Whether clients may log in to several accounts, one after the other.
+    pub unauthenticate: bool,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
     /// Addresses of the accounts that own the public mailboxes.
@@ -703,6 +705,7 @@ impl Default for ImapSection {
             utf8: Utf8Section::Accept,
             message_limit: defaults.message_limit,
             save_limit: defaults.save_limit,
+            unauthenticate: true,
             sessions_per_account: defaults.sessions_per_account,
             administrators: Vec::new(),
             submitters: Vec::new(),
@@ -1295,6 +1298,9 @@ impl Settings {
         if self.imap.utf8 == Utf8Section::Only {
             capabilities = capabilities.without(imap::Capability::Utf8Accept);
         }
+        if !self.imap.unauthenticate {
+            capabilities = capabilities.without(imap::Capability::Unauthenticate);
+        }
         capabilities
     }
 
@@ -1534,6 +1540,23 @@ mod tests {
         ] {
             let problem = demo(port_base, &[set]).unwrap_err().to_string();
             assert!(problem.starts_with(expected), "{set}: {problem}");
+        }
+    }
+
+    #[test]
+    fn capabilities_that_can_be_turned_off() {
+        use imap::Capability::{LiteralPlus, Unauthenticate, Utf8Accept};
+        for (line, capability) in [
+            ("literals = \"minus\"", LiteralPlus),
+            ("utf8 = \"only\"", Utf8Accept),
+            ("unauthenticate = false", Unauthenticate),
+        ] {
+            let of = |line: &str| {
+                let text = format!("{BASE}{NO_TLS}[imap]\n{line}\n");
+                let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
+                settings.service_options(false).imap.capabilities
+            };
+            assert!(of("").contains(capability) && !of(line).contains(capability), "{line}");
         }
     }
 

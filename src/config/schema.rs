@@ -257,6 +257,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("imap.utf8", OneOf(&["accept", "only"]), "\"accept\""),
     setting("imap.message_limit", count(1_000, u32::MAX as u64).or_zero("no limit"), "0"),
     setting("imap.save_limit", count(1_000, u32::MAX as u64).or_zero("no limit"), "0"),
+    setting("imap.unauthenticate", Flag, "true"),
     setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
     optional("imap.administrators", Mailboxes, "[\"admin@example.org\"]"),
     optional("imap.submitters", Mailboxes, "[\"submit@example.org\"]"),
@@ -1115,7 +1116,7 @@ mod tests {
             ("store.compresion", "; [store] has compression, partitions, segment_size,"),
             (
                 "imap.idle_timout",
-                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, utf8, message_limit, save_limit, sessions_per_account, administrators, submitters",
+                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, utf8, message_limit, save_limit, unauthenticate, sessions_per_account, administrators, submitters",
             ),
             ("smtp.size_max", "; [smtp] has message_size_max, recipients_max,"),
             ("domain", "; the settings outside sections are domains, hostname,"),
