@@ -6,15 +6,16 @@ use super::{
         folder,
         handler::Handler,
         reply::{Done, Failure, Reply},
+        selected::Selected,
         state::Session,
         sync::OwnChange,
     },
     limit::{self, Limited},
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, Rights, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, ModSeq, Rights, Uid},
     protocol::imap::{Code, FetchResponse, message::store::Store},
-    store::{FlagChange, FlagOutcome},
+    store::{FlagChange, FlagOutcome, Snapshot},
 };
 
 impl Handler for Store<'_> {
@@ -52,13 +53,67 @@ impl Handler for Store<'_> {
         let (uid, silent, action) = (self.uid, self.silent, self.action);
         let stored = Stored { uid, silent, action, system, keywords, expunged, limited };
         let selected = session.selected()?;
-        let begun = folder.begin_store_flags(selected, &uids, change, self.unchanged_since).await?;
+        let since = self.unchanged_since;
+        let begun = folder.begin_store_flags(selected, &uids, change.clone(), since).await?;
+        let begun = match since.and_then(|since| self.unaffected(selected, since, &begun.0)) {
+            None => begun,
+            Some((uids, until)) => {
+                let (mut outcome, unsettled) = begun;
+                if let Some(unsettled) = unsettled {
+                    unsettled.settled().await?;
+                }
+                let again = folder.begin_store_flags(selected, &uids, change, Some(until)).await?;
+                outcome.modified.retain(|uid| uids.binary_search(uid).is_err());
+                outcome.modified.extend(again.0.modified);
+                outcome.modified.sort_unstable();
+                outcome.updated.extend(again.0.updated);
+                outcome.updated.sort_unstable();
+                (outcome, again.1)
+            }
+        };
         match begun {
             (outcome, None) => stored.answer(session, &outcome).await,
             (outcome, Some(unsettled)) => session.answer_later(unsettled, move |session| {
                 Box::pin(async move { stored.answer(session, &outcome).await })
             }),
         }
+    }
+}
+
+impl Store<'_> {
+    /// Of the messages that were refused because they changed, those of which the flags that are
+    /// named did not change since the client was told of them, and up to which mod-sequence they
+    /// did not: if flags are added or removed, what else changed does not matter (RFC 7162 3.1.12).
+    /// Since 0 a keyword changed that a message has; one that it does not have is no metadata of it
+    /// (3.1.3).
+    fn unaffected(
+        &self,
+        selected: &Selected,
+        since: ModSeq,
+        outcome: &FlagOutcome,
+    ) -> Option<(Vec<Uid>, ModSeq)> {
+        if outcome.modified.is_empty() || self.action == FlagAction::Replace {
+            return None;
+        }
+        let (told, now) = (selected.told(), selected.view.current()?);
+        let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+        let named = FlagSet::named(self.flags.system, &keywords, now.keywords());
+        let of_named = |flags: FlagSet| FlagSet {
+            system: flags.system & named.system,
+            keywords: flags.keywords.without(flags.keywords.without(named.keywords)),
+        };
+        let is_absent = since == ModSeq(0) && named.system == Flags::default();
+        let find = |snapshot: &Snapshot, uid| snapshot.get(snapshot.index_of(uid)?).copied();
+        let is_unaffected = |uid: &Uid| {
+            let (Some(known), Some(is)) = (find(told, *uid), find(&now, *uid)) else {
+                return false;
+            };
+            let has = of_named(is.flags);
+            known.mod_seq <= since && of_named(known.flags) == has
+                || is_absent && has == FlagSet::default()
+        };
+        let uids: Vec<Uid> = outcome.modified.iter().copied().filter(is_unaffected).collect();
+        (!uids.is_empty()).then(|| (uids, now.status().highest_mod_seq))
     }
 }
 
