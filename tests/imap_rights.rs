@@ -333,6 +333,28 @@ fn select_tells_what_can_be_changed() {
     }
 }
 
+/// A client whose rights become others while it has the mailbox selected is told what it can change
+/// now, and nothing while they stay.
+#[test]
+fn a_change_of_rights_is_told() {
+    let kit = Kit::new();
+    let mut case = Case::new(&kit);
+    case.restrict("lrswte");
+    done(&mut case.user, "SELECT box");
+    for (rights, list) in [("lr", "()"), ("lrs", "(\\Seen)"), ("lrsi", "(\\Seen)")] {
+        case.restrict(rights);
+        let told = done(&mut case.user, "NOOP");
+        let expected = format!("* OK [PERMANENTFLAGS {list}]");
+        assert_eq!(told.contains(&expected), rights != "lrsi", "{rights}: {told}");
+        let told = done(&mut case.user, "NOOP");
+        assert!(!told.contains("PERMANENTFLAGS"), "{rights}: {told}");
+    }
+    done(&mut case.user, "EXAMINE box");
+    case.restrict("lr");
+    let told = done(&mut case.user, "NOOP");
+    assert!(!told.contains("PERMANENTFLAGS"), "EXAMINE: {told}");
+}
+
 /// FETCH sets `\Seen`, and CLOSE expunges, only with the right to.
 #[test]
 fn implied_changes_need_their_right() {
@@ -388,10 +410,12 @@ fn rights_are_those_of_the_moment() {
     case.user.read_to("+ ");
     case.restrict("r");
     case.user.say("x\r\n\r\n");
-    assert_eq!(case.user.read_to("a "), "a NO [NOPERM] Not allowed on this mailbox\r\n");
+    let told = case.user.read_to("a ");
+    assert!(told.ends_with("\r\na NO [NOPERM] Not allowed on this mailbox\r\n"), "{told}");
     case.user.say("i IDLE\r\n");
     case.user.read_to("+ idling");
     case.restrict("rwi");
+    case.user.read_to("* OK [PERMANENTFLAGS (");
     done(&mut case.admin, "APPEND box {3+}\r\nx\r\n");
     assert_eq!(case.user.read_to("* 3 RECENT"), "* 3 EXISTS\r\n* 3 RECENT\r\n");
     case.restrict("i");

@@ -20,7 +20,7 @@ use super::{
     reply::Failure,
 };
 use crate::{
-    model::{AccountId, MailboxId, ModSeq, Uid},
+    model::{AccountId, FlagMask, MailboxId, ModSeq, Uid},
     protocol::imap::{Ranges, SequenceSet},
     store::{MailboxInfo, Message, Snapshot},
 };
@@ -44,6 +44,8 @@ pub(super) struct Selected {
     pub view: View,
     /// EXAMINE: nothing may change, not even `\Seen` or `\Recent` (RFC 3501 6.3.2).
     pub read_only: bool,
+    /// The flags that the client has been told it can change (PERMANENTFLAGS).
+    pub changeable: FlagMask,
     /// Messages that arrive are claimed as `\Recent`.
     claims_recent: bool,
     numbering: Snapshot,
@@ -81,7 +83,9 @@ impl Selected {
         let snapshot = view.current()?;
         let first = view.recent_from();
         let view_is_personal = view.seen_is_personal();
+        let changeable = if read_only { FlagMask::NONE } else { view.rights().flags() };
         let mut selected = Selected {
+            changeable,
             claims_recent: claims_recent && view.can_claim(),
             home,
             reach,

@@ -121,6 +121,11 @@ impl Session {
             return Err(Failure::Leave(Leave::Bye(selected.view.end())));
         };
         folder::check_readable(self)?;
+        let changeable = folder::changeable_flags(self);
+        if changeable != selected.changeable {
+            self.tell_changeable(changeable);
+        }
+        let selected = self.selected()?;
         let seen = selected.seen_news();
         let is_known = newer.is_same(selected.told()) && seen.is_none();
         let owes_flags = events.contain(Events::FLAG_CHANGE) && selected.flags_are_kept();
@@ -298,6 +303,14 @@ impl Session {
             self.channel.flush_if_full().await?;
         }
         Ok(())
+    }
+
+    /// The user's rights became others (RFC 4314): the client is told which flags it can change now.
+    fn tell_changeable(&mut self, changeable: FlagMask) {
+        let Some(selected) = &mut self.selected else { return };
+        selected.changeable = changeable;
+        let told = selected.told().clone();
+        tell_permanent_flags(&mut self.writer(), told.keywords(), changeable);
     }
 
     /// The keyword table grew: the client is told the names before it sees them on a message.
