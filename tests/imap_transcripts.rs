@@ -169,6 +169,42 @@ fn background_events_are_put_off() {
     assert_eq!(answer("indexer"), done);
 }
 
+/// RFC 2971 3.3: as long as an ID may be, before the log-in, in either form of strings.
+#[test]
+fn the_longest_id_is_answered_before_the_log_in() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = world.client();
+    client.read_to("* OK");
+    let (name, value) = ("n".repeat(30), "v".repeat(1_024));
+    let literal = |text: &str| format!("{{{}+}}\r\n{text}", text.len());
+    let forms: [(String, String); 3] = [
+        (format!("\"{name}\""), format!("\"{value}\"")),
+        (literal(&name), literal(&value)),
+        // As many octets as there can be.
+        (format!("\"{name}\""), format!("\"{}\"", "\\\\".repeat(1_024))),
+    ];
+    for (name, value) in &forms {
+        let fields = |count| vec![format!("{name} {value}"); count].join(" ");
+        let told = client.done(&format!("ID ({})", fields(30)));
+        assert!(told.starts_with("* ID (\"name\" \"Ringmail\")\r\n"), "{told}");
+        let more = client.answer(&format!("ID ({} \"x\" NIL)", fields(30)));
+        assert!(more.contains(" BAD too many ID fields"), "{more}");
+        let longer = client.answer(&format!("ID (\"x\" {})", literal(&"v".repeat(1_025))));
+        assert!(longer.contains(" BAD ID field too long"), "{longer}");
+    }
+    for command in
+        ["ID NIL", "ID ()", "ID (\"os\" NIL)", "id (\"name\" \"sodr\" \"version\" \"19.34\")"]
+    {
+        client.done(command);
+    }
+    for command in ["ID", "ID (\"os\")", "ID (NIL \"x\")", "ID (os x)", "ID \"os\" \"x\""] {
+        assert!(client.answer(command).contains(" BAD "), "{command}");
+    }
+    client.done("LOGIN alice@demo.test demo");
+    client.done("ID NIL");
+}
+
 /// RFC 7888 5.
 #[test]
 fn under_literal_minus_only_short_literals_come_unasked() {
