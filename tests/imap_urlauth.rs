@@ -325,6 +325,38 @@ fn keys_are_reset_one_by_one_and_all_together() {
     }
 }
 
+/// RFC 4467 7: another session of the user that has the mailbox selected hears of a new key.
+#[test]
+fn other_sessions_of_the_user_hear_of_a_reset() {
+    const NEWS: &str = "* OK [URLMECH INTERNAL] The mailbox has another key\r\n";
+    let kit = kit();
+    for names in CASES {
+        let mut case = case(&kit, names);
+        let [issuer, _, owner] = names;
+        case.other.done(&format!("SETACL box {issuer}@demo.test lr"));
+        let theirs = format!("\"Other Users/{owner}@demo.test/box\"");
+        let mailbox = format!("Other%20Users/{owner}%40demo.test/box");
+        for (mailbox, name) in [("box", "box"), (&*mailbox, &*theirs)] {
+            let mut second = log_in(&case.world, issuer);
+            second.done(&format!("SELECT {name}"));
+            case.other.done("SELECT box");
+            // A first key takes the place of none.
+            sign(&mut case.issuer, &rump(issuer, mailbox, ";URLAUTH=anonymous"));
+            assert!(!second.done("NOOP").contains("URLMECH"), "{names:?}");
+            case.issuer.done(&format!("RESETKEY {name}"));
+            assert!(second.done("NOOP").contains(NEWS), "{names:?}");
+            assert!(!second.done("NOOP").contains("URLMECH"), "{names:?}");
+            case.issuer.done("RESETKEY");
+            assert!(second.done("CHECK").contains(NEWS), "{names:?}");
+            // The session itself is told by the reply, and other users not at all.
+            sign(&mut second, &rump(issuer, mailbox, ";URLAUTH=anonymous"));
+            let told = second.done(&format!("RESETKEY {name}"));
+            assert_eq!(told.matches("URLMECH").count(), 1, "{told}");
+            assert!(!case.other.done("NOOP").contains("URLMECH"), "{names:?}");
+        }
+    }
+}
+
 /// CATENATE takes what URLFETCH does (RFC 4469 3, RFC 4467 7).
 #[test]
 fn messages_are_made_of_what_others_signed() {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     model::{AccountId, FlagMask, MailboxId, ModSeq, Uid},
     protocol::imap::{Ranges, SequenceSet},
-    store::{MailboxInfo, Message, Snapshot},
+    store::{MailboxInfo, Message, Snapshot, UrlKey},
 };
 
 /// Most ranges of `\Recent` UIDs that a session remembers; the oldest is forgotten first. Ranges
@@ -56,6 +56,8 @@ pub(super) struct Selected {
     seen: Seen,
     /// `told` lacks messages that `numbering` has.
     expunge_pending: bool,
+    /// The user's key for URLs of the mailbox, as the client knows of it.
+    url_key: Option<UrlKey>,
     recent: Vec<Range<Uid>>,
     /// `$` (RFC 5182 2.1): first and last UID of runs of messages that were neighbours. Messages
     /// only go, and new ones get higher UIDs: so a run never covers a message that was not found,
@@ -97,6 +99,7 @@ impl Selected {
             numbering: snapshot.clone(),
             told: snapshot,
             expunge_pending: false,
+            url_key: None,
             recent: Vec::new(),
             saved: Rc::default(),
             contexts: Contexts::default(),
@@ -120,6 +123,12 @@ impl Selected {
     /// Its account, and its number there.
     pub(super) fn place(&self) -> (AccountId, MailboxId) {
         (self.home.account(), self.mailbox())
+    }
+
+    /// Notes that the client knows of this key. Returns whether it took the place of another one.
+    pub(super) fn note_url_key(&mut self, key: Option<UrlKey>) -> bool {
+        let before = std::mem::replace(&mut self.url_key, key);
+        before.is_some() && before != key
     }
 
     /// The snapshot to which the client's sequence numbers refer.

@@ -317,6 +317,16 @@ impl Session {
         self.enabled.contains(Capability::Imap4Rev2)
     }
 
+    /// Notes which key the user has for URLs of the selected mailbox. Returns whether it took the
+    /// place of another one.
+    pub(super) fn note_url_key(&mut self) -> bool {
+        let (Some(account), Some(selected)) = (&self.account, &mut self.selected) else {
+            return false;
+        };
+        let place = (selected.home.account(), selected.mailbox());
+        selected.note_url_key(account.url_key(place))
+    }
+
     /// ENABLE UTF8=ACCEPT (RFC 6855 3).
     pub(super) fn enable_utf8(&mut self) {
         self.enabled.insert(Capability::Utf8Accept);

@@ -48,6 +48,10 @@ impl Session {
     /// Sends what other sessions (and this session's own command) changed, as far as `updates`
     /// allows.
     pub(super) async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
+        if updates != Updates::None && self.note_url_key() {
+            // RFC 4467 7: the user has reset it in another session.
+            self.writer().untagged(Status::Ok, Some(Code::UrlMech), "The mailbox has another key");
+        }
         match updates {
             Updates::None => {}
             Updates::Flags { uid } => {

@@ -77,6 +77,7 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         session.writer().list(&item);
     }
     session.selected = Some(selected);
+    session.note_url_key();
     if let Some(changes) = changes {
         session.tell_vanished(&changes).await?;
         session.tell_changed(&changes).await?;

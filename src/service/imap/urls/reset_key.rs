@@ -22,12 +22,15 @@ impl Handler for ResetKey<'_> {
         let account = session.account()?;
         let Some(name) = &self.mailbox else {
             account.remove_url_keys().await?;
+            session.note_url_key();
             return Done::with_code(Code::UrlMech, "All keys were removed");
         };
         // Also of one that he may no longer read: the key is his.
         let any_of = Rights::of(&[Right::Lookup, Right::Read]);
         let folder = folder::resolve_for_any(session, name, any_of).await?;
         account.replace_url_key(folder.place(), fresh_key(session)).await?;
+        // This session is told by the reply.
+        session.note_url_key();
         Done::with_code(Code::UrlMech, "The mailbox has another key")
     }
 }
