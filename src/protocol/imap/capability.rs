@@ -221,6 +221,7 @@ mod tests {
             "IDLE",
             "NAMESPACE",
             "NOTIFY",
+            "INPROGRESS",
             "CHILDREN",
             "SPECIAL-USE",
             "CREATE-SPECIAL-USE",

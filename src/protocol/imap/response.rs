@@ -78,6 +78,12 @@ pub enum Code {
     Corruption,
     ExpungeIssued,
     HasChildren,
+    /// RFC 9585 4: the tag of the command that goes on, and how much of it is done.
+    InProgress {
+        tag: String,
+        done: Option<u64>,
+        goal: Option<u64>,
+    },
     Limit,
     /// RFC 9738 3.1: the limit, and the lowest UID that the command was carried out on.
     MessageLimit(u32, Option<Uid>),
@@ -149,6 +155,18 @@ impl Code {
                 return push_string(out, tag.as_bytes());
             }
             Code::BadComparator => "BADCOMPARATOR",
+            Code::InProgress { ref tag, done, goal } => {
+                out.extend_from_slice(b"INPROGRESS (");
+                // A tag may have a bracket, which would end the code for some readers.
+                push_nstring(out, Some(tag.as_bytes()).filter(|tag| !tag.contains(&b']')));
+                for number in [done, goal] {
+                    match number {
+                        Some(number) => push_pair(out, " ", number),
+                        None => out.extend_from_slice(b" NIL"),
+                    }
+                }
+                return out.push(b')');
+            }
             Code::BadEvent => {
                 out.extend_from_slice(b"BADEVENT ");
                 return push_list(out, Events::names());
@@ -897,6 +915,10 @@ mod tests {
         });
     }
 
+    fn in_progress(tag: &str, done: Option<u64>, goal: Option<u64>) -> Code {
+        Code::InProgress { tag: tag.to_owned(), done, goal }
+    }
+
     #[test]
     fn codes() {
         let cases = vec![
@@ -934,6 +956,11 @@ mod tests {
             (Code::BadComparator, "BADCOMPARATOR"),
             (Code::NoUpdate("B02".to_owned()), "NOUPDATE \"B02\""),
             (Code::UseAttr, "USEATTR"),
+            // RFC 9585 4.
+            (in_progress("tag", None, None), "INPROGRESS (\"tag\" NIL NIL)"),
+            (in_progress("tag", Some(175), None), "INPROGRESS (\"tag\" 175 NIL)"),
+            (in_progress("tag", Some(175), Some(1_000)), "INPROGRESS (\"tag\" 175 1000)"),
+            (in_progress("a]b", Some(0), Some(1)), "INPROGRESS (NIL 0 1)"),
         ];
         for (code, expected) in cases {
             check(&format!("a OK [{expected}] done\r\n"), |writer| {

@@ -48,6 +48,7 @@ capabilities! {
     Idle             "IDLE"               Always; // RFC 2177
     Namespace        "NAMESPACE"          Always; // RFC 2342
     Notify           "NOTIFY"             Always; // RFC 5465
+    InProgress       "INPROGRESS"         Always; // RFC 9585
     Children         "CHILDREN"           Always; // RFC 3348
     SpecialUse       "SPECIAL-USE"        Always; // RFC 6154
     CreateSpecialUse "CREATE-SPECIAL-USE" Always; // RFC 6154

@@ -18,6 +18,7 @@
 //! searching/     what the selected mailbox has of a query
 //! folder         mailbox names -> mailboxes
 //! namespace      the names that a session can use, and whose they are
+//! progress       that a long command goes on
 //! literal        message literals as they arrive
 //! state          the session that handlers borrow
 //! binary         parts of messages without their transfer encoding
@@ -53,6 +54,7 @@ mod namespace;
 mod notify;
 mod options;
 mod pipeline;
+mod progress;
 mod query;
 mod quota;
 mod quoted;

@@ -7,6 +7,9 @@ use crate::{
     store::COPY_SLICE,
 };
 
+/// As RFC 9585 4 recommends: seldom, and before a client gives up.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct ImapOptions {
@@ -37,6 +40,8 @@ pub struct ImapOptions {
     pub save_limit: u32,
     /// Bad commands in a row that a session may send; it ends at the next.
     pub bad_commands_max: u32,
+    /// How often a client that waits for a command is told that it goes on (RFC 9585).
+    pub progress_interval: Duration,
 }
 
 impl ImapOptions {
@@ -92,6 +97,7 @@ impl Default for ImapOptions {
             message_limit: 0,
             save_limit: 0,
             bad_commands_max: 20,
+            progress_interval: PROGRESS_INTERVAL,
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        progress::Progress,
         reply::{Done, Failure, Reply},
         state::Session,
     },
@@ -19,7 +20,7 @@ use crate::{
 };
 
 impl Handler for Copy<'_> {
-    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         folder::selected(session, Rights::NONE).await?;
         let target = folder::resolve_target(session, &self.mailbox).await?;
         let mut messages = messages(session, self.uid, &self.set).await?;
@@ -30,8 +31,9 @@ impl Handler for Copy<'_> {
         if let Some(limited) = Limited::cut(limit, &mut messages, |message| message.uid) {
             return Err(limited.refuse());
         }
+        let copy = |selected| target.copy_in(selected, &messages);
+        let copied = session.patiently(tag, &Progress::default(), copy).await?;
         let selected = session.selected()?;
-        let copied = target.copy_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &copied).await.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
         for (_, uid) in &copied.uids {
@@ -44,7 +46,7 @@ impl Handler for Copy<'_> {
 }
 
 impl Handler for Move<'_> {
-    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         let Move(Copy { uid, set, mailbox }) = self;
         session.writable()?;
         // RFC 6851 4.2: those of COPY, of STORE with \Deleted and of EXPUNGE.
@@ -57,8 +59,9 @@ impl Handler for Move<'_> {
         // RFC 9738 3.1: those with the highest UIDs are moved, all or none of them.
         let limit = session.imap().limit_of_messages();
         let limited = Limited::cut(limit, &mut messages, |message| message.uid);
+        let carry = |selected| target.move_in(selected, &messages);
+        let moved = session.patiently(tag, &Progress::default(), carry).await?;
         let selected = session.selected()?;
-        let moved = target.move_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &moved).await.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.

@@ -5,6 +5,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        progress::Progress,
         reply::{Done, Failure, Reply},
         state::Session,
     },
@@ -16,7 +17,7 @@ use crate::{
 };
 
 impl Handler for Expunge {
-    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         session.writable()?;
         let folder = folder::selected(session, Rights::of(&[Right::Expunge])).await?;
         let mut limited = None;
@@ -30,7 +31,9 @@ impl Handler for Expunge {
             // RFC 9738 3.1: EXPUNGE and CLOSE have no limit.
             None => None,
         };
-        let reply = match folder.expunge(named.as_deref()).await?.is_empty() {
+        let expunge = |_| folder.expunge(named.as_deref());
+        let expunged = session.patiently(tag, &Progress::default(), expunge).await?;
+        let reply = match expunged.is_empty() {
             true => Done::ok("EXPUNGE completed"),
             false => session.expunged(named.is_some(), "EXPUNGE completed").await,
         };

@@ -4,6 +4,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        progress::Progress,
         reply::{Done, Failure, Reply},
         searching::{compile, scan_among},
         state::Session,
@@ -43,9 +44,12 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
         session.enable_condstore();
     }
     let (start, limited) = limit::start_of_search(session, &query).await?;
-    let (selected, reading) = (session.selected()?, folder.reading());
-    let looked_at = start..selected.numbering().len();
-    let hits = scan_among(looked_at, &query, selected, &reading, &*executor).await?;
+    let reading = folder.reading();
+    let looked_at = start..session.selected()?.numbering().len();
+    let progress = Progress::to(looked_at.len());
+    let looked_at = progress.counted(looked_at);
+    let scan = |selected| scan_among(looked_at, &query, selected, &reading, &*executor);
+    let hits = session.patiently(tag, &progress, scan).await?;
     let results = Results { tag, uid: search.uid, with_mod_seq: query.mod_seq, hits: &hits };
     // RFC 9051 6.4.4: the answer is always ESEARCH.
     let all = SearchReturn { all: true, ..SearchReturn::default() };

@@ -4,9 +4,11 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        progress::Progress,
         query::Order,
         reply::{Done, Reply},
-        searching::{compile, scan, sort},
+        searching::{compile, scan_among, sort},
+        selected::Selected,
         state::Session,
     },
     limit,
@@ -39,10 +41,15 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
     if let (_, Some(limited)) = limit::start_of_search(session, &query).await? {
         return Err(limited.refuse_whole());
     }
-    let (selected, reading) = (session.selected()?, folder.reading());
-    let mut hits = scan(&query, selected, &reading, &*executor).await?;
+    let (reading, progress) = (folder.reading(), Progress::beyond_messages());
     let order = Order { criteria: command.order.clone(), comparator };
-    sort(&mut hits, &order, selected, &reading, &*executor).await?;
+    let find = async |selected: &Selected| {
+        let all = progress.counted(0..selected.numbering().len());
+        let mut hits = scan_among(all, &query, selected, &reading, &*executor).await?;
+        sort(&mut hits, &order, selected, &reading, &*executor).await?;
+        Ok(hits)
+    };
+    let hits = session.patiently(tag, &progress, find).await?;
     let results = Results { tag, uid: command.uid, with_mod_seq: query.mod_seq, hits: &hits };
     match command.returns {
         None => results.tell_sort(session),

@@ -4,8 +4,10 @@ use super::{
     super::{
         folder,
         handler::Handler,
+        progress::Progress,
         reply::{Done, Reply},
-        searching::{compile, scan, thread},
+        searching::{compile, scan_among, thread},
+        selected::Selected,
         state::Session,
     },
     limit,
@@ -16,7 +18,7 @@ use crate::{model::Rights, protocol::imap::message::thread::Thread};
 const PIECES_PER_TURN: usize = 2_048;
 
 impl Handler for Thread<'_> {
-    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         let folder = folder::selected(session, Rights::NONE).await?;
         let selected = session.selected()?;
         let executor = session.channel.shard.executor.clone();
@@ -29,10 +31,15 @@ impl Handler for Thread<'_> {
         if let (_, Some(limited)) = limit::start_of_search(session, &query).await? {
             return Err(limited.refuse_whole());
         }
-        let (selected, reading) = (session.selected()?, folder.reading());
-        let hits = scan(&query, selected, &reading, &*executor).await?;
-        let forest =
-            thread(&hits, (self.algorithm, collation), selected, &reading, &*executor).await?;
+        let (reading, progress) = (folder.reading(), Progress::beyond_messages());
+        let find = async |selected: &Selected| {
+            let all = progress.counted(0..selected.numbering().len());
+            let hits = scan_among(all, &query, selected, &reading, &*executor).await?;
+            let by = (self.algorithm, collation);
+            let forest = thread(&hits, by, selected, &reading, &*executor).await?;
+            Ok((hits, forest))
+        };
+        let (hits, forest) = session.patiently(tag, &progress, find).await?;
         let number = |at: u32| hits.get(at as usize).map_or(0, |hit| hit.number(self.uid));
         session.writer().begin_thread();
         if !forest.roots.is_empty() {

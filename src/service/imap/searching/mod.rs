@@ -10,5 +10,5 @@ mod threads;
 
 pub(super) use compile::compile;
 pub(super) use order::{places, sort};
-pub(super) use scan::{Hit, scan, scan_among};
+pub(super) use scan::{Hit, scan_among};
 pub(super) use threads::thread;

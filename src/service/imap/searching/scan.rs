@@ -42,18 +42,7 @@ impl Hit {
     }
 }
 
-/// The messages of the selected mailbox that `query` means, ascending.
-pub(in crate::service::imap) async fn scan(
-    query: &Query,
-    selected: &Selected,
-    reading: &Reading,
-    executor: &dyn Executor,
-) -> Result<Vec<Hit>, Failure> {
-    let all = 0..selected.numbering().len();
-    scan_among(all, query, selected, reading, executor).await
-}
-
-/// The same of those at `indexes`, which ascend.
+/// The messages of the selected mailbox that `query` means, of those at `indexes`, which ascend.
 pub(in crate::service::imap) async fn scan_among(
     indexes: impl IntoIterator<Item = usize>,
     query: &Query,

@@ -1,0 +1,106 @@
+//! INPROGRESS (RFC 9585): a client that waits for a long command is told that it goes on, between
+//! other responses.
+
+mod transcript;
+mod world;
+
+use std::time::Duration;
+
+use ringmail::service::ServiceOptions;
+use world::{Client, Kit, SimulatedWorld, serve_imap};
+
+const MESSAGES: usize = 30;
+
+/// Each look at a command that is not done yet is late.
+fn impatient() -> ServiceOptions {
+    let mut options = world::options(true);
+    options.imap.progress_interval = Duration::ZERO;
+    options
+}
+
+fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
+    let mut client = world.client();
+    client.read_to("* OK");
+    client.done(&format!("LOGIN {name}@demo.test demo"));
+    client
+}
+
+fn fill(client: &mut Client) {
+    client.done("CREATE box");
+    for number in 0..MESSAGES {
+        let text = format!("Subject: {number}\r\n\r\nbody of {number}\r\n");
+        client.done(&format!("APPEND INBOX {{{}+}}\r\n{text}", text.len()));
+    }
+    client.done("SELECT INBOX");
+}
+
+/// The numbers of the responses, in their order.
+fn progress(told: &str) -> Vec<(String, String)> {
+    let codes = told.lines().filter_map(|line| line.strip_prefix("* OK [INPROGRESS (\"t\" "));
+    let numbers = codes.map(|code| {
+        let code = code.strip_suffix(")] Still working").expect(code);
+        let (done, goal) = code.split_once(' ').expect(code);
+        (done.to_owned(), goal.to_owned())
+    });
+    numbers.collect()
+}
+
+#[test]
+fn a_long_search_tells_how_far_it_is() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, impatient(), 64 << 20);
+    let mut client = log_in(&world, "alice");
+    fill(&mut client);
+    for (command, goal, answer) in [
+        ("SEARCH BODY \"body of 2\"", &*MESSAGES.to_string(), "* SEARCH 3 21 22 23"),
+        ("SORT (REVERSE SUBJECT) UTF-8 BODY \"body of 2\"", "NIL", "* SORT "),
+        ("THREAD REFERENCES UTF-8 BODY \"body of 2\"", "NIL", "* THREAD (3)(21)"),
+    ] {
+        let told = client.done(command);
+        let told_before = told.split(answer).next().expect("the first");
+        let numbers = progress(told_before);
+        assert!(numbers.len() > 2, "{command}: {told}");
+        assert_eq!(progress(&told), numbers, "nothing behind the answer: {told}");
+        let done: Vec<usize> = numbers.iter().map(|(it, _)| it.parse().expect("number")).collect();
+        assert!(done.is_sorted() && done.iter().all(|it| *it < MESSAGES), "{command}: {told}");
+        assert!(numbers.iter().all(|(_, it)| it == goal), "{command}: {told}");
+        // Each is a line of its own.
+        assert!(told.lines().all(|it| it.starts_with("* ") || it.starts_with("t OK ")), "{told}");
+    }
+    // What is decided at once tells nothing.
+    assert_eq!(progress(&client.done("SEARCH UNSEEN")), []);
+    assert_eq!(progress(&client.done("SEARCH UID 1:*")), []);
+}
+
+/// Nobody knows how much a change is that waits for the disk.
+#[test]
+fn a_change_that_waits_says_so() {
+    let kit = Kit::new();
+    for entry in [0, 1] {
+        let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
+        let mut client = log_in(&world, "alice");
+        fill(&mut client);
+        for command in ["COPY 1:5 box", "MOVE 1:5 box", "EXPUNGE"] {
+            if command == "EXPUNGE" {
+                client.done("STORE 1:5 +FLAGS.SILENT (\\Deleted)");
+            }
+            world.slow_disk();
+            let told = client.answer(command);
+            let numbers = progress(&told);
+            let unknown = ("NIL".to_owned(), "NIL".to_owned());
+            assert!(numbers.len() > 1 && numbers.iter().all(|it| *it == unknown), "{told}");
+            world.sleep(200);
+        }
+    }
+}
+
+#[test]
+fn a_tag_that_would_end_the_code_is_not_told() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, impatient(), 64 << 20);
+    let mut client = log_in(&world, "alice");
+    fill(&mut client);
+    client.say("a]b SEARCH BODY x\r\n");
+    let told = client.read_to("a]b OK");
+    assert!(told.starts_with("* OK [INPROGRESS (NIL "), "{told}");
+}
