@@ -802,6 +802,38 @@ fn messages_are_appended_to_mailboxes_of_others() {
     });
 }
 
+/// RFC 4315 3: who may put messages into a mailbox and not read it learns nothing of its UIDs.
+#[test]
+fn uids_are_told_to_readers_only() {
+    each(|case| {
+        let name = case.name("box");
+        case.grant("box", "li");
+        for (rights, told) in [("li", false), ("lri", true)] {
+            case.grant("box", rights);
+            done(&mut case.user, "SELECT INBOX");
+            for _ in 0..3 {
+                done(&mut case.user, "APPEND INBOX {3+}\r\nown");
+            }
+            let commands = [
+                (format!("APPEND {name} {{3+}}\r\nnew"), "APPENDUID"),
+                (format!("APPEND {name} {{3+}}\r\nnew {{3+}}\r\nnew"), "APPENDUID"),
+                (format!("COPY 1:2 {name}"), "COPYUID"),
+                (format!("UID COPY 1:* {name}"), "COPYUID"),
+                (format!("REPLACE 1 {name} {{3+}}\r\nnew"), "APPENDUID"),
+                (format!("MOVE 1 {name}"), "COPYUID"),
+                (format!("UID MOVE 1:* {name}"), "COPYUID"),
+            ];
+            for (command, code) in commands {
+                let answer = done(&mut case.user, &command);
+                assert_eq!(answer.contains(code), told, "{command} with {rights}: {answer}");
+                assert_eq!(answer.contains("UID "), told, "{command} with {rights}: {answer}");
+            }
+            let left = done(&mut case.user, "STATUS INBOX (MESSAGES)");
+            assert!(left.contains("MESSAGES 0"), "{left}");
+        }
+    });
+}
+
 /// A command on the mailbox `{}`, and the rights on it that the command needs of a user who is not
 /// its owner. Beside it there is `{other}`, with all rights.
 type Row = (&'static str, &'static str);

@@ -335,6 +335,12 @@ impl Folder {
         self.rights
     }
 
+    /// `code` tells the UIDs of messages just put into it, which nobody learns who may not read it
+    /// (RFC 4315 3).
+    pub(super) fn with_uids(&self, code: Code) -> Option<Code> {
+        self.rights.contain(Right::Read).then_some(code)
+    }
+
     /// Those of one's own mailboxes: what others use theirs for says nothing about where this
     /// user's clients may put his mail.
     pub(super) fn special_use(&self) -> Option<SpecialUse> {

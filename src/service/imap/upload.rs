@@ -69,7 +69,7 @@ impl Uploaded {
         self,
         session: &mut Session,
         folder: &Folder,
-        answer: fn(Vec<Delivered>) -> Reply,
+        answer: fn(&Folder, Vec<Delivered>) -> Reply,
     ) -> Reply {
         let Uploaded { staging, messages, .. } = self;
         let (stored, kept, unsettled) = folder.append(staging, &seen(&messages)).await?;
@@ -102,13 +102,13 @@ fn finish(
     folder: Folder,
     stored: Vec<Delivered>,
     messages: Vec<Received>,
-    answer: fn(Vec<Delivered>) -> Reply,
+    answer: fn(&Folder, Vec<Delivered>) -> Reply,
 ) -> impl for<'s> FnOnce(&'s mut Session) -> LocalFuture<'s, Reply> {
     move |session| {
         Box::pin(async move {
             tell_events(session, &stored, &messages);
             tell_nearly_full(session, &folder).await;
-            answer(stored)
+            answer(&folder, stored)
         })
     }
 }

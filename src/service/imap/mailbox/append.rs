@@ -2,7 +2,7 @@
 //! come is in [`crate::service::imap::upload`].
 
 use super::super::{
-    folder,
+    folder::{self, Folder},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
@@ -24,9 +24,10 @@ impl Handler for Append<'_> {
     }
 }
 
-fn answer(appended: Vec<Delivered>) -> Reply {
+fn answer(folder: &Folder, appended: Vec<Delivered>) -> Reply {
     let missing = || Failure::bad("Message literal missing");
     let uid_validity = appended.first().ok_or_else(missing)?.uid_validity;
     let uids = appended.iter().map(|it| it.uid).collect();
-    Done::with_code(Code::AppendUid(uid_validity, uids), "APPEND completed")
+    let code = folder.with_uids(Code::AppendUid(uid_validity, uids));
+    Ok(Done::Ok { code, text: "APPEND completed" })
 }

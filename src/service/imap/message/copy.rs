@@ -41,6 +41,7 @@ impl Handler for Copy<'_> {
         }
         let code =
             (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
+        let code = code.and_then(|code| target.with_uids(code));
         Ok(Done::Ok { code, text: "COPY completed" })
     }
 }
@@ -68,8 +69,9 @@ impl Handler for Move<'_> {
         if moved.uids.is_empty() {
             return limit::answer(session, limited, Done::ok("MOVE completed"));
         }
-        let code = Code::CopyUid(moved.uid_validity, moved.uids);
-        session.writer().untagged(Status::Ok, Some(code), "Moved");
+        if let Some(code) = target.with_uids(Code::CopyUid(moved.uid_validity, moved.uids)) {
+            session.writer().untagged(Status::Ok, Some(code), "Moved");
+        }
         let reply = session.expunged(*uid, "MOVE completed").await;
         limit::answer(session, limited, reply)
     }

@@ -24,7 +24,9 @@ impl Handler for Replace<'_> {
         let stored = uploaded.store_replacing(session, &target, replaced).await?;
         // RFC 8508 3.3: before the EXPUNGE, so that a client never sees the message nowhere.
         let code = Code::AppendUid(stored.uid_validity, vec![stored.uid]);
-        session.writer().untagged(Status::Ok, Some(code), "Replacement message stored");
+        if let Some(code) = target.with_uids(code) {
+            session.writer().untagged(Status::Ok, Some(code), "Replacement message stored");
+        }
         // RFC 8508 4.5: as after UID EXPUNGE.
         session.expunged(self.uid, "REPLACE completed").await
     }
