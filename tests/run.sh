@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-packages=(curl swaks msmtp isync mutt neomutt offlineimap3 fetchmail getmail6 python3 util-linux bsdutils e2fsprogs g++
+packages=(curl swaks msmtp isync mutt neomutt offlineimap3 fetchmail getmail6 aerc python3 util-linux bsdutils e2fsprogs g++
   libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl ca-certificates knot knot-dnsutils
   python3-venv opendkim postfix iproute2 openssl)
 command -v npm > /dev/null || packages+=(nodejs npm)

@@ -1,11 +1,19 @@
 """IMAP clients with minds of their own against `ringmail demo`: mutt (with COMPRESS) and neomutt, both with
-QRESYNC, offlineimap, fetchmail, IMAPClient and ImapFlow. Those from PyPI and npm are installed into target/."""
+QRESYNC, offlineimap, fetchmail, aerc (by go-imap), IMAPClient and ImapFlow. Those from PyPI and npm are installed into target/."""
 
+import fcntl
 import json
 import os
 import pathlib
+import pty
+import select
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 import unittest
 
 from demo import ROOT
@@ -29,6 +37,35 @@ def folder_with_imapflow():
         run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", NODE,
             f"imapflow@{IMAPFLOW}", timeout=180)
     return NODE
+
+
+class Screen:
+    """A program on a terminal of 120 columns and 40 lines."""
+
+    def __init__(self, command, environment):
+        self.process, self.terminal = pty.fork()
+        if self.process == 0:
+            os.execvpe(command[0], command, environment)
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.shown = ""
+
+    def wait_for(self, text):
+        """Until the program has written the text, in one piece."""
+        deadline = time.monotonic() + 30
+        while text not in self.shown:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{text!r} is not in {self.shown[-3000:]!r}")
+            if select.select([self.terminal], [], [], 0.5)[0]:
+                self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+
+    def type(self, keys):
+        self.shown = ""
+        os.write(self.terminal, keys.encode())
+
+    def close(self):
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        os.close(self.terminal)
 
 
 class ImapClients(ClientCase):
@@ -164,6 +201,51 @@ class ImapClients(ClientCase):
         text = [path.read_text() for path in inbox.glob("*/*")]
         self.assertEqual(sum("Subject: four" in one for one in text), 1)
         self.assertEqual(len(text), 3)
+
+    def test_aerc(self):
+        """A Go client on a terminal of its own: it lists, flags, copies, moves and deletes, and hears of new mail."""
+        for subject in ("first", "second", "third"):
+            self.deliver(subject)
+        client = self.imap()
+        client.create("Archive")
+        config = self.folder / "config/aerc"
+        config.mkdir(parents=True)
+        for name in ("aerc.conf", "binds.conf"):
+            shutil.copy(f"/usr/share/aerc/{name}", config)
+        accounts = self.file("config/aerc/accounts.conf", f"""\
+            [demo]
+            source = imap+insecure://{self.user.replace('@', '%40')}:demo@127.0.0.1:{self.demo.port['imap']}
+            default = INBOX
+            from = Demo <{self.user}>
+            """)
+        accounts.chmod(0o600)
+        screen = Screen(["aerc"], dict(
+            os.environ, TERM="xterm", LANG="C.UTF-8", HOME=str(self.folder),
+            XDG_CONFIG_HOME=str(self.folder / "config"), XDG_DATA_HOME=str(self.folder),
+            XDG_CACHE_HOME=str(self.folder / "cache")))
+        self.addCleanup(screen.close)
+        screen.wait_for("third")
+        # The newest message is on top and chosen.
+        screen.type(":flag\r")
+        self.eventually(lambda: self.flags("FLAGGED") == ["third"])
+        screen.type(":cp Archive\r")
+        self.eventually(lambda: self.flags("ALL", "Archive") == ["third"])
+        screen.type(":delete\r")
+        self.eventually(lambda: self.subjects() == ["first", "second"])
+        screen.type(":mv Archive\r")
+        self.eventually(lambda: self.subjects() in (["first"], ["second"]))
+        self.assertEqual(len(self.flags("ALL", "Archive")), 2)
+        self.deliver("fourth")
+        screen.wait_for("fourth")
+        screen.type(":quit -f\r")
+        client.logout()
+
+    def eventually(self, is_true):
+        """What the client was told to do is done soon."""
+        deadline = time.monotonic() + 20
+        while not is_true():
+            self.assertLess(time.monotonic(), deadline, "not done")
+            time.sleep(0.1)
 
     def test_fetchmail_by_imap_and_pop3(self):
         for protocol in ("imap", "pop3"):
