@@ -422,3 +422,33 @@ fn it_ends_with_the_log_in() {
     append(&mut other, "INBOX");
     assert_eq!(told(&world, &mut client), "");
 }
+
+/// RFC 5464 4.4: with ENABLE METADATA, of all mailboxes that the user may know of, with his next
+/// command.
+#[test]
+fn annotations_of_others_are_told_to_who_enabled_that() {
+    each(|case| {
+        case.user.done("ENABLE METADATA");
+        case.grant("box", "lr");
+        let name = case.name("box");
+        case.owner.done("SETMETADATA box (/shared/comment \"x\" /private/comment \"y\")");
+        case.owner.done("SETMETADATA secret (/shared/comment \"x\")");
+        append(&mut case.owner, "box");
+        case.world.settle();
+        let told = case.user.done("NOOP");
+        assert!(!told.contains("* "), "not shared before it is followed: {told}");
+        case.owner.done("SETMETADATA box (/shared/comment \"y\" /private/comment \"z\")");
+        case.world.settle();
+        let told = case.user.done("NOOP");
+        assert!(told.starts_with(&format!("* METADATA {name} /shared/comment\r\nt OK ")), "{told}");
+        // The user's own notes, of this mailbox, by another of his sessions.
+        let mut other = log_in(&case.world, case.user_name);
+        other.done(&format!("SETMETADATA {name} (/private/comment \"mine\")"));
+        let told = case.user.done("NOOP");
+        assert!(told.starts_with(&format!("* METADATA {name} /private/comment\r\n")), "{told}");
+        case.grant("box", "l");
+        case.owner.done("SETMETADATA box (/shared/comment \"z\")");
+        case.world.settle();
+        assert!(!case.user.done("NOOP").contains("* "));
+    });
+}

@@ -93,8 +93,8 @@ capabilities! {
     QuotaSet         "QUOTASET"           Always; // RFC 9208
     QuotaStorage     "QUOTA=RES-STORAGE"  Always; // RFC 9208
     QuotaMessage     "QUOTA=RES-MESSAGE"  Always; // RFC 9208
-    Metadata         "METADATA"           Always; // RFC 5464
-    MetadataServer   "METADATA-SERVER"    Always; // RFC 5464
+    Metadata         "METADATA"           Always can_be_enabled; // RFC 5464
+    MetadataServer   "METADATA-SERVER"    Always can_be_enabled; // RFC 5464
     ListMetadata     "LIST-METADATA"      Always; // RFC 9590
     MessageLimit     "MESSAGELIMIT"       Always; // RFC 9738, if there is one
     SaveLimit        "SAVELIMIT"          Always; // RFC 9738, in place of MESSAGELIMIT

@@ -180,7 +180,7 @@ impl Conversation {
     /// Whether the client is told of events now: it wants them (RFC 5465), and no command is under
     /// way.
     fn hears_unasked(&mut self) -> bool {
-        self.session.watched.is_some()
+        self.session.has_notify()
             && self.pipeline.is_empty()
             && self.session.channel.connection.input().is_empty()
     }

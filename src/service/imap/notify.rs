@@ -15,7 +15,7 @@ use super::{
         may_watch,
     },
     folder::{self, Folder},
-    namespace::{NameWalk, Namespace, inbox_of},
+    namespace::{NameWalk, Namespace, OTHER_USERS, SHARED, inbox_of},
     reply::Failure,
     selected::Selected,
     state::Session,
@@ -46,7 +46,7 @@ impl Session {
     pub(super) async fn watch(&mut self, set: &NotifySet<'_>) -> Result<(), Failure> {
         let namespace = Namespace::of(self)?;
         let (selected, groups) = wishes(self, &namespace, set)?;
-        let mut watched = Watched::new(&self.channel.shard, selected, groups);
+        let mut watched = Watched::new(&self.channel.shard, Some(selected), groups);
         follow(&namespace, &mut watched).await?;
         self.tell_everything(false).await?;
         if let Some(selected) = &mut self.selected {
@@ -59,6 +59,24 @@ impl Session {
     /// NOTIFY NONE.
     pub(super) fn watch_nothing(&mut self) {
         self.watched = Some(Box::new(Watched::nothing(&self.channel.shard)));
+    }
+
+    /// ENABLE METADATA or METADATA-SERVER (RFC 5464 4.4): the client is told which annotations
+    /// others have changed. NOTIFY takes the place of this.
+    pub(super) async fn watch_annotations(&mut self, events: Events) -> Result<(), Failure> {
+        if self.has_notify() {
+            return Ok(());
+        }
+        let before = self.watched.as_ref().map_or(Events::NONE, |watched| watched.events());
+        let namespace = Namespace::of(self)?;
+        let levels = [OTHER_USERS, SHARED];
+        let shard = &self.channel.shard;
+        let mut watched = Watched::annotations(shard, events.or(before), levels);
+        if let Err(Failure::Leave(leave)) = follow(&namespace, &mut watched).await {
+            return Err(Failure::Leave(leave));
+        }
+        self.watched = Some(Box::new(watched));
+        Ok(())
     }
 
     /// Sends what happened: in the selected mailbox as far as `updates` allows, then elsewhere.
@@ -87,6 +105,7 @@ impl Session {
             watched.is_stale = false;
             return Ok(());
         }
+        watched.look().await;
         let asks_all = watched.has_own() || watched.is_stale;
         let is_news = |it: &Followed| asks_all || it.follow.has_news(it.known);
         if !watched.follows.iter().any(is_news) {
@@ -98,7 +117,7 @@ impl Session {
             && let Some(followed) = watched.follows.get(index)
         {
             if is_news(followed) && !self.report_account(&namespace, index).await? {
-                return self.overflow();
+                return self.overflow().await;
             }
             index += 1;
         }
@@ -200,6 +219,9 @@ impl Session {
         (home, reach): (&Home, &Reach),
         news: NameNews,
     ) {
+        if !self.has_notify() {
+            return;
+        }
         let is_personal = reach.prefix.is_empty();
         let full = |name: &str| format!("{}{name}", reach.prefix);
         let name = full(&news.name);
@@ -384,12 +406,20 @@ impl Session {
         }
     }
 
-    /// RFC 5465 5.8.
-    fn overflow(&mut self) -> Result<(), Failure> {
+    /// RFC 5465 5.8. Who has only enabled METADATA begins anew.
+    async fn overflow(&mut self) -> Result<(), Failure> {
+        if !self.has_notify() {
+            return self.begin_annotations_anew().await;
+        }
         self.watch_nothing();
         let (code, text) = (Code::NotificationOverflow, "Too much has happened; NOTIFY again");
         self.writer().untagged(Status::Ok, Some(code), text);
         Ok(())
+    }
+
+    async fn begin_annotations_anew(&mut self) -> Result<(), Failure> {
+        let events = self.watched.take().map_or(Events::NONE, |watched| watched.events());
+        self.watch_annotations(events).await
     }
 
     /// What is shared with the user, or his subscriptions, may lead to other accounts than before.
@@ -397,7 +427,7 @@ impl Session {
         let Some(watched) = &mut self.watched else { return Ok(()) };
         let new = match follow(namespace, watched).await {
             Ok(new) => new,
-            Err(Failure::No { .. }) => return self.overflow(),
+            Err(Failure::No { .. }) => return self.overflow().await,
             Err(failure) => return Err(failure),
         };
         for (home, reach) in new {
@@ -587,7 +617,10 @@ async fn follow(
         reaches.push(public);
     }
     if reaches.len() > NOTIFY_ACCOUNTS_MAX {
-        return Err(too_much("Mailboxes of too many users"));
+        if watched.selected.is_some() {
+            return Err(too_much("Mailboxes of too many users"));
+        }
+        reaches.truncate(NOTIFY_ACCOUNTS_MAX);
     }
     let mut before = std::mem::take(&mut watched.follows);
     let mut new = Vec::new();

@@ -74,7 +74,7 @@ pub(super) struct Session {
     pub framer: Framer,
     /// Set by a handler that returns [`Done::Later`](super::reply::Done::Later).
     pub later: Option<Later>,
-    /// Set by NOTIFY.
+    /// Set by NOTIFY, and by ENABLE for annotations.
     pub watched: Option<Box<Watched>>,
     pub runner: Runner,
 }
@@ -255,16 +255,20 @@ impl Session {
         self.enabled.contains(Capability::CondStore)
     }
 
+    /// The client has used NOTIFY: it is told of what it wants at any time.
+    pub(super) fn has_notify(&self) -> bool {
+        self.selected_wishes().is_some()
+    }
+
     /// Of which events in the selected mailbox the client is told: all until it says so by NOTIFY
     /// (RFC 5465 3.1).
     pub(super) fn told_events(&self) -> Events {
-        let selected = self.watched.as_ref().map(|watched| watched.selected.events);
-        selected.unwrap_or(Events::OF_MESSAGES)
+        self.selected_wishes().map_or(Events::OF_MESSAGES, |wishes| wishes.events)
     }
 
     /// What NOTIFY asks for of the selected mailbox.
     pub(super) fn selected_wishes(&self) -> Option<&SelectedWishes> {
-        self.watched.as_ref().map(|watched| &watched.selected)
+        self.watched.as_ref()?.selected.as_ref()
     }
 
     /// The session's client has added a message itself: it is not fetched for it (RFC 5465 5.2).

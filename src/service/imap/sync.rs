@@ -92,7 +92,7 @@ impl Session {
     /// Ends a command that expunged messages: it tells of them, and up to which mod-sequence the
     /// client knows the mailbox then (RFC 7162 3.2.7, 3.2.9).
     pub(super) async fn expunged(&mut self, uid: bool, text: &'static str) -> Reply {
-        if self.condstore() || self.watched.is_some() {
+        if self.condstore() || self.has_notify() {
             self.tell_everything(uid).await?;
         }
         Ok(Done::Ok { code: self.highest_mod_seq(), text })
@@ -141,7 +141,7 @@ impl Session {
         }
         let seen = seen.unwrap_or_else(|| selected.seen().clone());
         // RFC 5465 5.1 wants the UID.
-        let uid = uid || self.watched.is_some();
+        let uid = uid || self.has_notify();
         let told = Told { expunges: expunges && !events.is_empty(), uid, own, events };
         Box::pin(self.tell_news((newer, seen), told)).await?;
         Ok(true)

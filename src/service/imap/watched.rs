@@ -1,5 +1,5 @@
 //! What a session with NOTIFY watches (RFC 5465): which events of which mailboxes, and the accounts
-//! that it follows for them.
+//! that it follows for them. Also what one watches that enabled METADATA (RFC 5464 4.4).
 //!
 //! Owned by the session; [`super::notify`] fills it and tells the client. Of a mailbox nothing is
 //! kept: whether it is watched follows from its name, and what changed in it is asked for when its
@@ -19,13 +19,15 @@ use crate::{
     runtime::latest::{Listener, Silent},
     service::Shard,
 };
-use futures_lite::future::or;
+use futures_lite::future::{or, poll_once};
 
 /// Changes by the session itself, of which it is not told: more than a command makes.
 const OWN_MAX: usize = 256;
 
 pub(super) struct Watched {
-    pub selected: SelectedWishes,
+    /// `None` without NOTIFY: then the client is told of all that happens in the selected mailbox,
+    /// and of everything only while a command is under way.
+    pub selected: Option<SelectedWishes>,
     groups: Vec<Group>,
     /// Of all groups.
     events: Events,
@@ -83,7 +85,11 @@ pub(super) enum Own {
 }
 
 impl Watched {
-    pub(super) fn new(shard: &Shard, selected: SelectedWishes, groups: Vec<Group>) -> Watched {
+    pub(super) fn new(
+        shard: &Shard,
+        selected: Option<SelectedWishes>,
+        groups: Vec<Group>,
+    ) -> Watched {
         let events = groups.iter().fold(Events::NONE, |events, it| events.or(it.events));
         let reaches = (shard.shares.listen(), shard.reloads.listen());
         let (follows, own) = (Vec::new(), Vec::new());
@@ -92,7 +98,17 @@ impl Watched {
 
     /// As after NOTIFY NONE.
     pub(super) fn nothing(shard: &Shard) -> Watched {
-        Watched::new(shard, SelectedWishes::default(), Vec::new())
+        Watched::new(shard, Some(SelectedWishes::default()), Vec::new())
+    }
+
+    /// Annotations of all mailboxes that are below `levels` or the user's own, or of the server.
+    pub(super) fn annotations(shard: &Shard, events: Events, levels: [&str; 2]) -> Watched {
+        let mut groups = vec![Group { which: Which::Personal, events }];
+        if events.contain(Events::MAILBOX_METADATA_CHANGE) {
+            let which = Which::Subtree(levels.map(str::to_owned).into());
+            groups.push(Group { which, events });
+        }
+        Watched::new(shard, None, groups)
     }
 
     /// Those that are told of any mailbox but the selected one.
@@ -193,6 +209,12 @@ impl Watched {
     /// All accounts were asked.
     pub(super) fn forget_own(&mut self) {
         self.own.clear();
+    }
+
+    /// Notes whether what the user can reach may have changed.
+    pub(super) async fn look(&mut self) {
+        let (shares, reloads) = &mut self.reaches;
+        self.is_stale |= poll_once(or(heard(shares), heard(reloads))).await.is_some();
     }
 
     /// Resolves when there may be something to tell but of the selected mailbox. Cancel-safe.

@@ -65,6 +65,9 @@ impl Events {
     /// Those about messages.
     pub const OF_MESSAGES: Events = Events(7);
 
+    /// Those about annotations.
+    pub const OF_METADATA: Events = Events(3 << 5);
+
     /// Every event that this server has. AnnotationChange is not among them: it is of RFC 5257.
     const NAMES: [(Events, &'static str); 7] = [
         (Events::MESSAGE_NEW, "MessageNew"),

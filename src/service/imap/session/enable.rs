@@ -5,7 +5,10 @@ use super::super::{
     reply::{Done, Reply},
     state::Session,
 };
-use crate::protocol::imap::{Capability, session::enable::Enable};
+use crate::protocol::imap::{
+    Capability,
+    session::{enable::Enable, notify::Events},
+};
 
 impl Handler for Enable {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
@@ -26,6 +29,11 @@ impl Handler for Enable {
         }
         if extensions.contains(Capability::Utf8Accept) {
             session.enable_utf8();
+        }
+        if extensions.contains(Capability::Metadata) {
+            session.watch_annotations(Events::OF_METADATA).await?;
+        } else if extensions.contains(Capability::MetadataServer) {
+            session.watch_annotations(Events::SERVER_METADATA_CHANGE).await?;
         }
         session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
