@@ -109,6 +109,13 @@ pub(super) fn asker<'a>(user: &'a User, groups: &'a [String], is_owner: bool) ->
     Asker { is_owner, account, name, groups, is_logged_in: true }
 }
 
+/// How far the search for a mailbox below another one is.
+enum Children {
+    Known(bool),
+    /// None that the user may look up until this name.
+    After(String),
+}
+
 impl Holding {
     pub(in crate::service::imap) fn new(
         shard: &Rc<Shard>,
@@ -203,24 +210,50 @@ impl Holding {
 
     /// Whether the user may look up a mailbox below `name`.
     pub(in crate::service::imap) fn has_children(&self, name: &str) -> bool {
-        if self.who.is_owner || !self.account.has_children(name) {
-            return self.account.has_children(name);
-        }
-        let begin = format!("{name}{SEPARATOR}");
-        let mut after = begin.clone();
+        let mut step = self.begin_children(name);
         loop {
-            let names = self.account.names_after(Some(&after), Names::Existing, NAMES_PER_TURN);
-            for name in &names {
-                if !name.starts_with(&begin) {
-                    return false;
-                }
-                if self.may_look_up(name) {
-                    return true;
+            match step {
+                Children::Known(answer) => return answer,
+                Children::After(after) => step = self.children_after(name, &after),
+            }
+        }
+    }
+
+    /// The same with other sessions' turns in between: all that are there may be hidden.
+    async fn has_children_in_turns(&self, name: &str) -> bool {
+        let mut step = self.begin_children(name);
+        loop {
+            match step {
+                Children::Known(answer) => return answer,
+                Children::After(after) => {
+                    step = self.children_after(name, &after);
+                    self.shard.executor.yield_now().await;
                 }
             }
-            let Some(last) = names.into_iter().next_back() else { return false };
-            after = last;
         }
+    }
+
+    fn begin_children(&self, name: &str) -> Children {
+        match self.account.has_children(name) {
+            true if !self.who.is_owner => Children::After(format!("{name}{SEPARATOR}")),
+            answer => Children::Known(answer),
+        }
+    }
+
+    fn children_after(&self, name: &str, after: &str) -> Children {
+        let names = self.account.names_after(Some(after), Names::Existing, NAMES_PER_TURN);
+        let is_below = |below: &str| {
+            below.strip_prefix(name).is_some_and(|below| below.starts_with(SEPARATOR))
+        };
+        for below in &names {
+            if !is_below(below) {
+                return Children::Known(false);
+            }
+            if self.may_look_up(below) {
+                return Children::Known(true);
+            }
+        }
+        names.into_iter().next_back().map_or(Children::Known(false), Children::After)
     }
 
     /// The next mailboxes after `after`, at most `count`, that the user may look up, in the order
@@ -238,7 +271,7 @@ impl Holding {
                 let Some((info, rights)) = self.find(name) else { continue };
                 if rights.contain(Right::Lookup) && listed.len() < count {
                     let seen_is_personal = self.seen_is_personal(info.id);
-                    let has_children = self.has_children(name);
+                    let has_children = self.has_children_in_turns(name).await;
                     listed.push(Listed { info, rights, seen_is_personal, has_children });
                 }
             }
