@@ -465,7 +465,7 @@ fn parts_come_without_their_encoding() {
             ),
         );
         check(&image, "BODY", "(BODY {10}\r\nAAEC\r\nAwQF)");
-        check(&part, "BINARY", "(BINARY ~{3}\r\n\u{1}\u{2}\u{3})");
+        check(&part, "BINARY", "(BINARY {3}\r\n\u{1}\u{2}\u{3})");
         check(&secret, "BINARY", "(BINARY NIL)");
         check(&secret, "BODY", "(BODY {3}\r\n???)");
         check(
