@@ -97,6 +97,62 @@ fn with_groups(groups: &str) -> DirectorySnapshot {
     DirectorySnapshot::load(&files, &options).expect("loads").0
 }
 
+/// RFC 5258 3, RFC 5819, RFC 8440, RFC 9590: selection and return options on mailboxes of others,
+/// with the rights of that moment.
+#[test]
+fn extended_lists_of_others_follow_rights() {
+    each(|case| {
+        case.grant("box", "lr");
+        case.grant("secret", "l");
+        done(&mut case.owner, "SETMETADATA box (/shared/comment \"theirs\")");
+        done(&mut case.owner, "SETMETADATA secret (/shared/comment \"theirs\")");
+        let names = ["box", "secret", "gone"].map(|name| case.name(name));
+        let [name, secret, gone] = &names;
+        for name in &names {
+            done(&mut case.user, &format!("SUBSCRIBE {name}"));
+        }
+        let level = format!("\"Other Users/{}@demo.test\"", case.owner_name);
+        let child = "(\"CHILDINFO\" (\"SUBSCRIBED\"))";
+        let chosen = |case: &mut Case<'_>, pattern: &str, returns: &str| {
+            let list =
+                format!("LIST (SUBSCRIBED RECURSIVEMATCH) \"\" {pattern} RETURN ({returns})");
+            let told = done(&mut case.user, &list);
+            let told: Vec<String> =
+                lines(&told, "* ").into_iter().filter(|it| it.contains("Other Users")).collect();
+            told
+        };
+        let above = [format!("LIST (\\HasChildren \\NonExistent) \"/\" \"Other Users\" {child}")];
+        assert_eq!(chosen(case, "%", "STATUS (MESSAGES) MYRIGHTS"), above);
+        let owner = [format!("LIST (\\HasChildren \\NonExistent) \"/\" {level} {child}")];
+        assert_eq!(chosen(case, "\"Other Users/%\"", "STATUS (MESSAGES)"), owner);
+        // With what is chosen below them, the levels are not told.
+        let returns = "STATUS (MESSAGES) MYRIGHTS METADATA (\"/shared/comment\")";
+        let all = [
+            format!("LIST (\\HasNoChildren \\Subscribed) \"/\" {name}"),
+            format!("STATUS {name} (MESSAGES 2)"),
+            format!("METADATA {name} (/shared/comment \"theirs\")"),
+            format!("MYRIGHTS {name} lr"),
+            format!("LIST (\\HasNoChildren \\NonExistent \\Subscribed) \"/\" {gone}"),
+            // To look it up is not to read it.
+            format!("LIST (\\HasNoChildren \\Subscribed) \"/\" {secret}"),
+            format!("MYRIGHTS {secret} l"),
+        ];
+        let unquoted = |it: &String| it.replace('"', "");
+        let told = chosen(case, "*", returns);
+        assert_eq!(told.iter().map(unquoted).collect::<Vec<_>>(), all.each_ref().map(unquoted));
+        // What may no longer be seen does not exist.
+        for mailbox in ["box", "secret"] {
+            let user = case.user_name;
+            done(&mut case.owner, &format!("DELETEACL {mailbox} {user}@demo.test"));
+        }
+        let told = chosen(case, "*", returns);
+        let expected = [name, gone, secret]
+            .map(|it| format!("LIST (\\HasNoChildren \\NonExistent \\Subscribed) \"/\" {it}"));
+        let told: Vec<String> = told.iter().map(unquoted).collect();
+        assert_eq!(told, expected.each_ref().map(unquoted));
+    });
+}
+
 /// RFC 6855 3: names of others' mailboxes in UTF-8, on any shard.
 #[test]
 fn names_of_others_are_told_in_utf8_to_those_who_enabled_it() {
