@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringmail::protocol::imap::{
-    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, NameForm, MessageUrl, SequenceSet,
-    UploadPart, UploadPlace, message::copy::Move, parse,
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, MessageUrl, NameForm, Quoted,
+    SequenceSet, UploadPart, UploadPlace, message::copy::Move, parse, parse_with, url_auth,
 };
 
 const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000, unasked: u64::MAX };
@@ -65,13 +65,17 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
 /// Parses, and uses the values as a service would.
 fn look_at(frame: &[u8], in_command: bool) {
     if in_command {
-        for place in [UploadPlace::Message, UploadPlace::Catenate] {
+        use UploadPlace::{Catenate, Message, Utf8Catenate, Utf8Message};
+        for place in [Message, Catenate, Utf8Message, Utf8Catenate] {
             let _ = UploadPart::parse_rest(place, frame);
         }
         let _ = MessageUrl::parse(frame);
         return;
     }
-    let Ok(command) = parse(frame) else { return };
+    let Ok(command) = parse(frame) else {
+        assert!(parse_with(Quoted::Utf8, frame).is_err(), "stricter than without UTF-8");
+        return;
+    };
     command.body.updates();
     match &command.body {
         CommandBody::Fetch(fetch) => resolve(&fetch.set),
@@ -83,7 +87,26 @@ fn look_at(frame: &[u8], in_command: bool) {
         CommandBody::Select(select) => name(&select.mailbox),
         CommandBody::Create(create) => name(&create.mailbox),
         CommandBody::List(list) => list.patterns.iter().for_each(name),
+        CommandBody::GenUrlAuth(command) => {
+            command.urls.iter().for_each(|(url, _)| look_at_url(url))
+        }
+        CommandBody::UrlFetch(command) => command.urls.iter().for_each(|(url, _)| look_at_url(url)),
         _ => {}
+    }
+}
+
+/// What is signed is the beginning of the URL, and is signed as it was written.
+fn look_at_url(url: &[u8]) {
+    let Ok(MessageUrl { auth: Some(auth), .. }) = MessageUrl::parse(url) else { return };
+    let rump = &url[..auth.rump];
+    match auth.proof {
+        Some(proof) => assert!(!proof.verifies(&[7; 32], rump)),
+        None => {
+            let signed = url_auth::sign(&[7; 32], url);
+            let auth = MessageUrl::parse(&signed).expect("still an URL").auth.expect("signed");
+            assert_eq!(auth.rump, url.len());
+            assert!(auth.proof.expect("proved").verifies(&[7; 32], url));
+        }
     }
 }
 
