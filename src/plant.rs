@@ -95,6 +95,8 @@ pub enum Plant {
     ForgetShares,
     /// An access list is changed by one entry, the index of shares by the next one.
     SharesApart,
+    /// REPLACE expunges once its message is durable, not with it.
+    ReplaceApart,
     /// A report is put into the queue after its reason was recorded, not with it.
     ReportApart,
     /// The result of every second recipient of an attempt is taken for success.

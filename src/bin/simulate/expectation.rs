@@ -120,6 +120,20 @@ pub enum Op {
         uids: Vec<u32>,
         expunge: bool,
     },
+    /// A new message, and the expunge of another one, at once.
+    Replace {
+        account: u64,
+        mailbox: u32,
+        token: u64,
+        flags: Flags,
+        /// The mailbox and the UID of the message that it replaces.
+        replaced: (u32, u32),
+    },
+    /// A new message, and a change of flags that does not wait for it.
+    Pipelined {
+        append: Box<Op>,
+        flag: Box<Op>,
+    },
     /// To the INBOX of another account, perhaps of another partition.
     Transfer {
         account: u64,
@@ -399,6 +413,15 @@ impl Client {
                 let known = Known::new(*token, *flags, keywords);
                 share.add(found, &self.share, (*account, *mailbox), known);
             }
+            Op::Replace { account, mailbox, token, flags, replaced: (source, uid) } => {
+                let known = Known::new(*token, *flags, &[]);
+                share.add(found, &self.share, (*account, *mailbox), known);
+                share.messages.remove(&(*account, *source, *uid));
+            }
+            Op::Pipelined { append, flag } => {
+                share = self.after(append, found);
+                share.flag(flag, found);
+            }
             Op::Copy { account, source, target, uids, expunge } => {
                 for uid in uids {
                     let Some(known) = self.share.messages.get(&(*account, *source, *uid)) else {
@@ -519,7 +542,14 @@ impl Client {
             }
             let after = if floats { self.share.clone() } else { self.after(&op, found) };
             let differences = after.differences(found);
-            if !differences.is_empty() {
+            // The first of two may have become durable alone.
+            let is_half = match &op {
+                Op::Pipelined { append, .. } if !answered => {
+                    self.after(append, found).differences(found).is_empty()
+                }
+                _ => false,
+            };
+            if !differences.is_empty() && !is_half {
                 return Err(format!(
                     "after {op:?} ({}): {}{}",
                     if answered { "answered" } else { "under way: neither whole nor absent" },

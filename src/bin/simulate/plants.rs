@@ -52,6 +52,7 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("expunge-early", Plant::ExpungeEarly, "a MOVE expunges before its target is durable"),
     ("forget-intents", Plant::ForgetIntents, "a start forgets the moves that were begun"),
     ("lose-ticket", Plant::LoseTicket, "the arrival of a move is not recorded"),
+    ("replace-apart", Plant::ReplaceApart, "REPLACE expunges by an entry of its own"),
     ("report-apart", Plant::ReportApart, "a report is logged after its reason"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
@@ -69,6 +70,7 @@ const CAUGHT_BY: &[(&str, u64)] = &[
     ("expunge-early", 31),
     ("forget-intents", 98),
     ("lose-ticket", 27),
+    ("replace-apart", 4),
     ("report-apart", 69),
     ("stale-unchangedsince", 54),
 ];

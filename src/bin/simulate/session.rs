@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     model::{
-        AccessList, AccountId, Asker, Flags, Identifier, Lsn, MailClass, MailboxId, ModSeq, Rights,
-        Subject, Uid,
+        AccessList, AccountId, Asker, FlagMask, Flags, Identifier, Lsn, MailClass, MailboxId,
+        ModSeq, Rights, Subject, Uid,
     },
     protocol::mime,
     runtime::{executor::Executor, simulation::Simulation},
@@ -22,7 +22,7 @@ use crate::{
     },
     store::{
         Account, BODY_CHUNK, CARD_PARTS, CardReader, FlagChange, MailboxStatus, MailboxView,
-        Message, Partition, PropertyKey, PropertyKind, Snapshot, StoreError,
+        Message, Partition, PropertyKey, PropertyKind, Replacing, Snapshot, StagedBody, StoreError,
     },
 };
 
@@ -487,7 +487,11 @@ impl Session {
         found: &Share,
     ) -> Result<(), String> {
         match (op, told) {
-            (Op::Append { account, mailbox, token, .. }, Told::Uids(uids)) => {
+            (
+                Op::Append { account, mailbox, token, .. }
+                | Op::Replace { account, mailbox, token, .. },
+                Told::Uids(uids),
+            ) => {
                 let key = (*account, *mailbox, uids.first().copied().unwrap_or(0));
                 let at = found.messages.get(&key);
                 if at.is_none_or(|known| known.token != *token) {
@@ -555,6 +559,7 @@ fn removals(op: &Op, home: u64) -> Vec<Key> {
             uids.iter().map(|uid| (home, *source, *uid)).collect()
         }
         Op::Remove { mailbox, uids, .. } => uids.iter().map(|uid| (home, *mailbox, *uid)).collect(),
+        Op::Replace { replaced: (mailbox, uid), .. } => vec![(home, *mailbox, *uid)],
         Op::Delete { mailbox, .. } => vec![(home, *mailbox, 0)],
         _ => Vec::new(),
     }
@@ -570,7 +575,7 @@ impl Session {
     fn choose(&self) -> Option<Op> {
         let share = self.share();
         let home = self.home;
-        Some(match self.pick(31) {
+        Some(match self.pick(35) {
             0..=5 => self.choose_delivery(),
             6..=8 => Op::Append {
                 account: home,
@@ -627,6 +632,27 @@ impl Session {
                 let uids = uids.into_iter().filter(|uid| !token(*uid).is_some_and(may_come));
                 let uids = uids.collect();
                 Op::Transfer { account: home, source, other, uids, expunge: self.pick(2) == 0 }
+            }
+            30..=31 => {
+                let source = self.own_mailbox(&share);
+                let uid = self.own_messages(&share, source).first().copied()?;
+                Op::Replace {
+                    account: home,
+                    mailbox: self.own_mailbox(&share),
+                    token: self.life.ledger.token(self.number, self.pick(24) == 0),
+                    flags: Flags(self.pick(32) as u8),
+                    replaced: (source, uid),
+                }
+            }
+            32..=33 => {
+                let append = Op::Append {
+                    account: home,
+                    mailbox: self.own_mailbox(&share),
+                    token: self.life.ledger.token(self.number, false),
+                    flags: Flags(self.pick(32) as u8),
+                    keywords: self.keywords(),
+                };
+                Op::Pipelined { append: append.into(), flag: self.choose_flag(&share).into() }
             }
             _ => Op::Checkpoint { partition: self.pick(usize::from(PARTITIONS)) as u16 },
         })
@@ -794,18 +820,25 @@ impl Session {
         let account = self.life.account(self.home).await?;
         match op {
             Op::Append { mailbox, token, flags, keywords, .. } => {
-                let mut writer = self.life.partition(partition_of(self.home)).stage();
-                let body = body_of(*token);
-                for piece in body.chunks(50_000) {
-                    writer.write(piece).await?;
-                    self.linger(body.len()).await;
-                }
-                let body = writer.finish(token.to_le_bytes().to_vec()).await?;
+                let body = self.stage(*token).await?;
                 let date = self.life.simulation.now();
                 let delivered =
                     account.append(MailboxId(*mailbox), body, *flags, keywords, date).await?;
                 Ok(Told::Uids(vec![delivered.uid.0]))
             }
+            Op::Replace { mailbox, token, flags, replaced: (source, uid), .. } => {
+                let body = self.stage(*token).await?;
+                let target = (*flags, Vec::new(), self.life.simulation.now());
+                let (source, uid) = (MailboxId(*source), Uid(*uid));
+                let replacing = Replacing { account: &account, mailbox: source, uid };
+                let mut may = || Ok(FlagMask::ALL);
+                let mailbox = MailboxId(*mailbox);
+                match account.append_replacing(mailbox, body, target, replacing, &mut may).await? {
+                    Some(delivered) => Ok(Told::Uids(vec![delivered.uid.0])),
+                    None => Err(Stop::Wrong(format!("{op:?}: the message is gone"))),
+                }
+            }
+            Op::Pipelined { append, flag } => self.pipeline(&account, append, flag).await,
             Op::Copy { source, target, uids, expunge, .. } => {
                 let (source, target) = (MailboxId(*source), MailboxId(*target));
                 let messages = messages(&account, source, uids).await?;
@@ -816,11 +849,7 @@ impl Session {
                 Ok(Told::Uids(copied.uids.iter().map(|(_, uid)| uid.0).collect()))
             }
             Op::Flag { mailbox, uids, kind, flags, keywords, since, .. } => {
-                let change = match kind {
-                    FlagKind::Add => FlagChange::add(*flags, keywords.clone()),
-                    FlagKind::Remove => FlagChange::remove(*flags, keywords.clone()),
-                    FlagKind::Replace => FlagChange::replace(*flags, keywords.clone()),
-                };
+                let change = flag_change(*kind, *flags, keywords);
                 let uids: Vec<Uid> = uids.iter().copied().map(Uid).collect();
                 let outcome =
                     account.store_flags(MailboxId(*mailbox), &uids, change, *since).await?;
@@ -872,6 +901,41 @@ impl Session {
         }
     }
 
+    async fn stage(&self, token: u64) -> Result<StagedBody, Stop> {
+        let mut writer = self.life.partition(partition_of(self.home)).stage();
+        let body = body_of(token);
+        for piece in body.chunks(50_000) {
+            writer.write(piece).await?;
+            self.linger(body.len()).await;
+        }
+        Ok(writer.finish(token.to_le_bytes().to_vec()).await?)
+    }
+
+    /// Begins both changes, and asks for their outcome later, perhaps after the log has failed and
+    /// was opened again.
+    async fn pipeline(&self, account: &Account, append: &Op, flag: &Op) -> Result<Told, Stop> {
+        let Op::Append { mailbox, token, flags, keywords, .. } = append else {
+            return Ok(Told::Nothing);
+        };
+        let body = self.stage(*token).await?;
+        let date = self.life.simulation.now();
+        let mailbox = MailboxId(*mailbox);
+        let begun = account.begin_append(mailbox, body, *flags, keywords, date).await;
+        let (_, appended) = begun?;
+        let Op::Flag { mailbox, uids, kind, flags, keywords, since, .. } = flag else {
+            return Ok(Told::Nothing);
+        };
+        let change = flag_change(*kind, *flags, keywords);
+        let uids: Vec<Uid> = uids.iter().copied().map(Uid).collect();
+        let begun = account.begin_store_flags(MailboxId(*mailbox), &uids, change, *since).await;
+        if self.pick(2) == 0 {
+            self.life.simulation.sleep(Duration::from_millis(self.pick(4_000) as u64)).await;
+        }
+        appended.settled().await?;
+        begun?.1.settled().await?;
+        Ok(Told::Nothing)
+    }
+
     /// Reads the message that all compete for, and changes its flags if no other session did since.
     async fn race(&self) -> Result<Told, Stop> {
         let account = self.life.account(self.home).await?;
@@ -891,6 +955,14 @@ impl Session {
             return Ok(if won { Told::Won(since) } else { Told::Nothing });
         }
         Ok(Told::Nothing)
+    }
+}
+
+fn flag_change(kind: FlagKind, flags: Flags, keywords: &[String]) -> FlagChange {
+    match kind {
+        FlagKind::Add => FlagChange::add(flags, keywords.to_vec()),
+        FlagKind::Remove => FlagChange::remove(flags, keywords.to_vec()),
+        FlagKind::Replace => FlagChange::replace(flags, keywords.to_vec()),
     }
 }
 

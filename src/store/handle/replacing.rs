@@ -9,7 +9,10 @@ use super::{
     account::Account,
     delivery::{Delivered, DeliveryTarget, plan_message},
 };
-use crate::model::{FlagMask, Flags, MailboxId, Timestamp, Uid};
+use crate::{
+    model::{FlagMask, Flags, MailboxId, Timestamp, Uid},
+    plant::{Plant, planted},
+};
 
 /// The message that a new one replaces.
 #[derive(Clone, Copy)]
@@ -66,14 +69,25 @@ impl Account {
         let (size, now) = (body.size(), self.commits.executor.now());
         let (added, delivered) =
             plan_message(&self.commits, self.cell.clone(), mailbox, &target, size, now)?;
-        let expunged = {
+        let mut changes = vec![added];
+        let apart = planted(Plant::ReplaceApart);
+        if apart {
+            let lsn = self.commits.commit(Changes::from_vec(changes), Some(&body))?;
+            body.logged(lsn);
+            self.commits.acknowledged(lsn).await?;
+            changes = Vec::new();
+        }
+        changes.push({
             let mut state = source.cell.state.borrow_mut();
             let (account, mod_seq) = (state.id, state.allocate_mod_seq());
             let (mailbox, uids) = (replacing.mailbox, vec![replacing.uid]);
             source.change(Effect::Expunge { account, mailbox, mod_seq, uids })
-        };
-        let lsn = self.commits.commit(Changes::from_vec(vec![added, expunged]), Some(&body))?;
-        body.logged(lsn);
+        });
+        let lsn =
+            self.commits.commit(Changes::from_vec(changes), Some(&body).filter(|_| !apart))?;
+        if !apart {
+            body.logged(lsn);
+        }
         self.commits.acknowledged(lsn).await?;
         Ok(Some(delivered))
     }
