@@ -325,6 +325,40 @@ fn sessions_on_a_removed_account_end() {
     }
 }
 
+/// RFC 5267: results of a mailbox of another account, also of another shard, are told like one's
+/// own, as long as it may be read.
+#[test]
+fn results_of_a_mailbox_end_with_the_right_to_read_it() {
+    for pair in PAIRS {
+        let kit = kit();
+        let mut case = Case::new(&kit, pair);
+        let user = format!("{}@demo.test", pair.1);
+        done(&mut case.owner, &format!("SETACL box {user} lr"));
+        let append = |subject: &str| {
+            let message = format!("Subject: {subject}\r\n\r\nsome text");
+            format!("APPEND box {{{}+}}\r\n{message}", message.len())
+        };
+        done(&mut case.owner, &append("m"));
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        done(&mut case.user, "UID SEARCH RETURN (UPDATE) TEXT \"SOME TEXT\" UNDELETED");
+        case.user.say("o SORT RETURN (UPDATE COUNT) (REVERSE SUBJECT) UTF-8 SUBJECT n\r\n");
+        case.user.read_to("o OK");
+        case.user.say("t IDLE\r\n");
+        case.user.read_to("+ ");
+        done(&mut case.owner, &append("n"));
+        let told = case.user.read_to("* ESEARCH (TAG \"o\") ADDTO (1 ");
+        assert!(told.contains("* ESEARCH (TAG \"t\") UID ADDTO (0 "), "{pair:?}: {told}");
+        done(&mut case.owner, "SELECT box");
+        done(&mut case.owner, "STORE 1:* +FLAGS (\\Deleted)");
+        case.user.read_to("* ESEARCH (TAG \"t\") UID REMOVEFROM (0 ");
+        done(&mut case.owner, &format!("SETACL box {user} l"));
+        done(&mut case.owner, &append("n"));
+        let told = case.user.read_to("* BYE The selected mailbox may no longer be read");
+        assert!(!told.contains("ESEARCH"), "{pair:?}: {told}");
+    }
+}
+
 /// Who waits in IDLE hears at once that he has left a group.
 #[test]
 fn idle_ends_with_a_right_from_a_group() {
