@@ -616,7 +616,7 @@ fn play(kit: &Kit, seed: u64) {
                 let is_known = known.flags.as_ref().is_none_or(|it| it == flags);
                 if conditional && let Some(expected) = &known.flags {
                     let same = flags.contains(flag) == expected.contains(flag);
-                    assert!(is_known || same && sign != "", "{what}: stored over a change");
+                    assert!(is_known || same && !sign.is_empty(), "{what}: stored over a change");
                 }
                 let store = |flags: &mut BTreeSet<String>| match sign {
                     "+" => drop(flags.insert(flag.to_owned())),
