@@ -37,6 +37,8 @@ pub(super) struct Context {
     pub query: Query,
     members: Members,
     pub sorted: Option<Sorted>,
+    /// What is fetched of new messages: the list of a FETCH.
+    pub fetch: Option<Vec<u8>>,
 }
 
 /// The order of a result.
@@ -122,7 +124,7 @@ impl Context {
         members: Members,
         sorted: Option<Sorted>,
     ) -> Context {
-        Context { tag: tag.to_owned(), uid, query, members, sorted }
+        Context { tag: tag.to_owned(), uid, query, members, sorted, fetch: None }
     }
 
     pub(super) fn contains(&self, index: usize) -> bool {
@@ -138,6 +140,7 @@ impl Context {
         let sorted = self.sorted.as_ref().map_or(0, |sorted| sorted.uids.len());
         size_of::<u64>() * self.members.words.len()
             + size_of::<Uid>() * sorted
+            + self.fetch.as_ref().map_or(0, Vec::len)
             + self.query.octets()
     }
 }
@@ -161,6 +164,11 @@ impl Contexts {
 
     pub(super) fn has(&self, tag: &str) -> bool {
         self.0.iter().any(|context| context.tag == tag)
+    }
+
+    /// Whether new messages are fetched for one.
+    pub(super) fn fetch(&self) -> bool {
+        self.0.iter().any(|context| context.fetch.is_some())
     }
 
     /// # Errors

@@ -17,7 +17,7 @@ use super::{
     folder::{self, Folder},
     namespace::{NameWalk, Namespace, OTHER_USERS, SHARED, inbox_of},
     reply::Failure,
-    selected::Selected,
+    selected::{Selected, Wanted},
     state::Session,
     watched::{Followed, Group, Own, SelectedWishes, Watched, Which},
 };
@@ -29,7 +29,7 @@ use crate::{
         session::notify::{EventGroup, Events, NotifyMailboxes, NotifySet},
     },
     runtime::connection::ConnectionError,
-    store::{Annotated, MailboxStatus, Names},
+    store::{Annotated, MailboxStatus, Names, Snapshot},
 };
 use futures_lite::future::or;
 
@@ -37,6 +37,8 @@ use futures_lite::future::or;
 const NOTIFY_NAMES_MAX: usize = 1_000;
 /// Accounts that a session follows.
 const NOTIFY_ACCOUNTS_MAX: usize = 100;
+/// Ranges of messages that are fetched at once.
+const RANGES_AT_ONCE: usize = 1_000;
 /// Mailboxes that are taken from an account at once.
 const LISTED_AT_ONCE: usize = 64;
 
@@ -82,9 +84,10 @@ impl Session {
     /// Sends what happened: in the selected mailbox as far as `updates` allows, then elsewhere.
     pub(super) async fn report(&mut self, updates: Updates) -> Result<(), Failure> {
         self.tell_changes(updates).await?;
-        match self.watched {
-            Some(_) => Box::pin(self.report_watched()).await,
-            None => Ok(()),
+        let is_wanted = self.selected.as_ref().is_some_and(|it| !it.wanted.is_empty());
+        match self.watched.is_some() || is_wanted {
+            true => Box::pin(self.report_watched()).await,
+            false => Ok(()),
         }
     }
 
@@ -382,28 +385,30 @@ impl Session {
         self.writer().status(name, items, &values);
     }
 
-    /// Fetches what has arrived in the selected mailbox, if the client wants that (RFC 5465 5.2).
+    /// Fetches what has arrived in the selected mailbox, if the client wants that, by NOTIFY or by
+    /// UPDATE of a search (RFC 5465 5.2, 7); what several want of a message at once.
     async fn fetch_arrived(&mut self) -> Result<(), Failure> {
         let fetch = self.selected_wishes().and_then(|wishes| wishes.fetch.clone());
-        let (Some(fetch), Some(selected)) = (fetch, &mut self.selected) else { return Ok(()) };
-        let ranges = selected.take_arrived();
-        if ranges.is_empty() {
+        let Some(selected) = &mut self.selected else { return Ok(()) };
+        let wanted = std::mem::take(&mut selected.wanted);
+        if fetch.is_none() && wanted.is_empty() {
             return Ok(());
         }
-        let mut command = b"n UID FETCH ".to_vec();
-        for (index, (Uid(first), Uid(last))) in ranges.into_iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            // Writing to memory does not fail.
-            let _ = write!(command, "{comma}{first}:{last}");
+        let arrived = selected.take_arrived();
+        let mut commands = Vec::new();
+        if wanted.is_empty() {
+            commands.extend(fetch.filter(|_| !arrived.is_empty()).map(|it| (arrived, it)));
+        } else {
+            commands = fetches(selected.numbering(), &arrived, fetch.as_deref(), &wanted);
         }
-        command.push(b' ');
-        command.extend_from_slice(&fetch);
-        command.extend_from_slice(b"\r\n");
-        match (self.runner)(self, command).await {
-            Err(Failure::Leave(leave)) => Err(Failure::Leave(leave)),
+        for (ranges, items) in commands {
             // What cannot be read now, the client can ask for.
-            _ => Ok(()),
+            let fetched = (self.runner)(self, fetch_command(&ranges, &items)).await;
+            if let Err(failure @ Failure::Leave(_)) = fetched {
+                return Err(failure);
+            }
         }
+        Ok(())
     }
 
     /// RFC 5465 5.8. Who has only enabled METADATA begins anew.
@@ -542,6 +547,72 @@ pub(super) async fn listen(
         }
     };
     channel.listen_or(or(or(here, elsewhere), other)).await
+}
+
+/// Ranges of UIDs, first and last.
+type UidRanges = Vec<(Uid, Uid)>;
+
+/// What is to be fetched of the messages that have `arrived`: all of them for NOTIFY, and those
+/// that are wanted for results.
+fn fetches(
+    numbering: &Snapshot,
+    arrived: &[(Uid, Uid)],
+    fetch: Option<&[u8]>,
+    wanted: &[Wanted],
+) -> Vec<(UidRanges, Vec<u8>)> {
+    let mut fetches: Vec<(UidRanges, Vec<u8>)> = Vec::new();
+    for &(first, last) in arrived {
+        let start = numbering.lower_bound(first);
+        for message in numbering.iter_from(start).take_while(|message| message.uid <= last) {
+            let uid = message.uid;
+            let wants = |it: &&Wanted| it.uids.binary_search(&uid).is_ok();
+            let lists = wanted.iter().filter(wants).map(|it| &it.fetch[..]);
+            let items = together(fetch.into_iter().chain(lists));
+            match fetches.last_mut() {
+                _ if items.is_empty() => {}
+                Some((ranges, same)) if *same == items && ranges.len() < RANGES_AT_ONCE => {
+                    add(ranges, uid);
+                }
+                _ => fetches.push((vec![(uid, uid)], items)),
+            }
+        }
+    }
+    fetches
+}
+
+/// Adds a UID above those in `ranges`.
+fn add(ranges: &mut UidRanges, uid: Uid) {
+    match ranges.last_mut() {
+        Some((_, last)) if last.0.checked_add(1) == Some(uid.0) => *last = uid,
+        _ => ranges.push((uid, uid)),
+    }
+}
+
+/// One list of items, of several in parentheses. One that comes again is fetched once.
+fn together<'a>(lists: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut items = Vec::new();
+    for list in lists {
+        let inner = list.strip_prefix(b"(").and_then(|it| it.strip_suffix(b")")).unwrap_or(list);
+        items.push(if items.is_empty() { b'(' } else { b' ' });
+        items.extend_from_slice(inner);
+    }
+    if !items.is_empty() {
+        items.push(b')');
+    }
+    items
+}
+
+fn fetch_command(ranges: &[(Uid, Uid)], items: &[u8]) -> Vec<u8> {
+    let mut command = b"n UID FETCH ".to_vec();
+    for (index, (Uid(first), Uid(last))) in ranges.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to memory does not fail.
+        let _ = write!(command, "{comma}{first}:{last}");
+    }
+    command.push(b' ');
+    command.extend_from_slice(items);
+    command.extend_from_slice(b"\r\n");
+    command
 }
 
 fn children(has_children: bool) -> Attributes {

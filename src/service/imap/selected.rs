@@ -35,6 +35,14 @@ const SAVED_RUNS_MAX: usize = 65_536;
 /// Most ranges of messages that a session added itself and that are not told of yet.
 const OWN_RANGES_MAX: usize = 256;
 
+/// New messages that are fetched for a result (RFC 5465 7).
+pub(super) struct Wanted {
+    /// The list of a FETCH.
+    pub fetch: Vec<u8>,
+    /// Ascending.
+    pub uids: Vec<Uid>,
+}
+
 pub(super) struct Selected {
     /// The account that has the mailbox, and whose it is.
     pub home: Home,
@@ -65,6 +73,8 @@ pub(super) struct Selected {
     saved: Rc<Ranges>,
     /// Results whose changes the client is told.
     pub contexts: Contexts,
+    /// New messages of these, to be fetched.
+    pub wanted: Vec<Wanted>,
     /// The first message that EXISTS has told of since this was taken.
     arrived: Option<Uid>,
     /// Messages among those that the session added itself.
@@ -103,6 +113,7 @@ impl Selected {
             recent: Vec::new(),
             saved: Rc::default(),
             contexts: Contexts::default(),
+            wanted: Vec::new(),
             arrived: None,
             own: Vec::new(),
             flags_told: None,

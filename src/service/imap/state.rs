@@ -273,8 +273,9 @@ impl Session {
 
     /// The session's client has added a message itself: it is not fetched for it (RFC 5465 5.2).
     pub(super) fn note_added(&mut self, place: (AccountId, MailboxId), uid: Uid) {
-        if self.selected_wishes().is_some_and(|wishes| wishes.fetch.is_some())
-            && let Some(selected) = &mut self.selected
+        let fetches = self.selected_wishes().is_some_and(|wishes| wishes.fetch.is_some());
+        if let Some(selected) = &mut self.selected
+            && (fetches || selected.contexts.fetch())
             && selected.place() == place
         {
             selected.note_own(uid);

@@ -3,7 +3,7 @@
 //! Called by [`super::sync`] with what it tells of the mailbox: so the client hears of a result
 //! when it hears of the cause, and nothing is looked at but what changed.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use futures_lite::future;
 
@@ -13,6 +13,7 @@ use super::{
     query::{Order, Query},
     reply::Failure,
     searching::{Hit, places, scan_among},
+    selected::Wanted,
     state::Session,
 };
 use crate::{
@@ -62,10 +63,10 @@ impl Session {
     }
 
     /// Tells changes of what a command found from now on, or that this is too much. `order` is that
-    /// of SORT.
+    /// of SORT, `fetch` what is wanted of new messages.
     pub(super) fn follow(
         &mut self,
-        (tag, uid): (&str, bool),
+        (tag, uid, fetch): (&str, bool, Option<&[u8]>),
         query: Query,
         order: Option<Order>,
         hits: &[Hit],
@@ -77,7 +78,8 @@ impl Session {
             let uids = hits.iter().map(|hit| hit.uid).collect();
             Sorted { order, uids }
         });
-        let context = Context::new(tag, uid, query, members, sorted);
+        let mut context = Context::new(tag, uid, query, members, sorted);
+        context.fetch = fetch.map(<[u8]>::to_vec);
         if let Err(why) = selected.contexts.add(context) {
             self.refuse_updates(tag.to_owned(), why);
         }
@@ -175,12 +177,28 @@ impl Session {
             candidates.sort_unstable();
             candidates.dedup();
             match self.look_again(at, candidates).await {
-                Ok(()) => at += 1,
+                Ok(()) => {
+                    self.want(at, &numbering, added.clone());
+                    at += 1;
+                }
                 Err(failure @ Failure::Leave(_)) => return Err(failure),
                 Err(_) => self.end_context(at, "The messages cannot be searched now"),
             }
         }
         Ok(())
+    }
+
+    /// Notes which of the new messages are in the result, if they are to be fetched then (RFC 5465
+    /// 7).
+    fn want(&mut self, at: usize, numbering: &Snapshot, added: Range<usize>) {
+        let Some(selected) = &mut self.selected else { return };
+        let Some(context) = selected.contexts.get(at) else { return };
+        let Some(fetch) = context.fetch.clone() else { return };
+        let found = added.filter(|index| context.contains(*index));
+        let uids: Vec<Uid> = found.filter_map(|at| Some(numbering.get(at)?.uid)).collect();
+        if !uids.is_empty() {
+            selected.wanted.push(Wanted { fetch, uids });
+        }
     }
 
     /// The messages whose internal date is in one of `windows`.

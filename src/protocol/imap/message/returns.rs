@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::cursor::{Cursor, Parsed};
+use super::{
+    super::cursor::{Cursor, Parsed},
+    fetch::fetch_items,
+};
 
 /// The options of `RETURN (…)`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -25,14 +28,27 @@ impl SearchReturn {
         SearchReturn { save: false, update: false, ..self } == SearchReturn::default()
     }
 
-    /// `RETURN (…)`, if it is next; an empty list means ALL.
-    pub(super) fn read(cursor: &mut Cursor<'_>) -> Parsed<Option<SearchReturn>> {
+    /// `RETURN (…)`, if it is next; an empty list means ALL. `fetch` is what UPDATE wants of new
+    /// messages (RFC 5465 7), with its parentheses.
+    pub(super) fn read<'a>(
+        cursor: &mut Cursor<'a>,
+        fetch: &mut Option<&'a [u8]>,
+    ) -> Parsed<Option<SearchReturn>> {
         if !cursor.eat_all(b"RETURN ") {
             return Ok(None);
         }
         cursor.spaces();
         let mut returns = SearchReturn::default();
-        cursor.list(true, "return options are missing", |cursor| returns.read_option(cursor))?;
+        cursor.list(true, "return options are missing", |cursor| {
+            let is_update = returns.read_option(cursor)?;
+            if is_update && cursor.rest().trim_ascii_start().starts_with(b"(") {
+                cursor.spaces();
+                let begin = cursor.rest();
+                fetch_items(cursor)?;
+                *fetch = begin.get(..begin.len() - cursor.rest().len());
+            }
+            Ok(())
+        })?;
         cursor.space()?;
         if returns == SearchReturn::default() {
             returns.all = true;
@@ -40,8 +56,9 @@ impl SearchReturn {
         Ok(Some(returns))
     }
 
-    /// A repeated option counts once, but for those of which RFC 9394 3.1 allows one.
-    fn read_option(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
+    /// A repeated option counts once, but for those of which RFC 9394 3.1 allows one. Returns
+    /// whether it was UPDATE.
+    fn read_option(&mut self, cursor: &mut Cursor<'_>) -> Parsed<bool> {
         let word = cursor.word()?;
         if matches!(word.as_bytes(), b"ALL" | b"PARTIAL") && (self.all || self.partial.is_some()) {
             return Err("more than one of the return options ALL and PARTIAL");
@@ -50,7 +67,7 @@ impl SearchReturn {
             b"PARTIAL" => {
                 cursor.space()?;
                 self.partial = Some(PartialRange::read(cursor)?);
-                return Ok(());
+                return Ok(false);
             }
             b"MIN" => &mut self.min,
             b"MAX" => &mut self.max,
@@ -59,11 +76,11 @@ impl SearchReturn {
             b"SAVE" => &mut self.save,
             b"UPDATE" => &mut self.update,
             // RFC 5267 4.2: a hint that may be ignored.
-            b"CONTEXT" => return Ok(()),
+            b"CONTEXT" => return Ok(false),
             _ => return Err("unknown return option"),
         };
         *option = true;
-        Ok(())
+        Ok(word.as_bytes() == b"UPDATE")
     }
 }
 
@@ -139,7 +156,7 @@ mod tests {
 
     #[test]
     fn one_of_all_and_partial() {
-        let read = |text: &str| SearchReturn::read(&mut Cursor::new(text.as_bytes()));
+        let read = |text: &str| SearchReturn::read(&mut Cursor::new(text.as_bytes()), &mut None);
         for text in ["ALL ALL", "PARTIAL 1:2 ALL", "ALL PARTIAL 1:2", "PARTIAL 1:2 PARTIAL 3:4"] {
             assert!(read(&format!("RETURN ({text}) ")).is_err(), "{text}");
         }
@@ -153,7 +170,7 @@ mod tests {
     fn contexts() {
         let read = |text: &str| {
             let mut cursor = Cursor::new(text.as_bytes());
-            SearchReturn::read(&mut cursor).expect(text).expect(text)
+            SearchReturn::read(&mut cursor, &mut None).expect(text).expect(text)
         };
         let none = SearchReturn::default();
         let cases = [
@@ -167,6 +184,30 @@ mod tests {
         for (text, expected, is_silent) in cases {
             let returns = read(&format!("RETURN ({text}) "));
             assert_eq!((returns, returns.is_silent()), (expected, is_silent), "{text}");
+        }
+    }
+
+    /// RFC 5465 7: with a space, as its example has it, or without, as its grammar.
+    #[test]
+    fn what_update_fetches() {
+        let read = |text: &'static str| {
+            let (mut cursor, mut fetch) = (Cursor::new(text.as_bytes()), None);
+            let returns = SearchReturn::read(&mut cursor, &mut fetch)?;
+            Ok::<_, &'static str>((returns, fetch))
+        };
+        let counted = SearchReturn { count: true, update: true, ..SearchReturn::default() };
+        let items = "(UID BODY[HEADER.FIELDS (TO FROM SUBJECT)])";
+        for text in [
+            "RETURN (COUNT UPDATE (UID BODY[HEADER.FIELDS (TO FROM SUBJECT)])) FROM x",
+            "RETURN (UPDATE(UID BODY[HEADER.FIELDS (TO FROM SUBJECT)]) COUNT) FROM x",
+        ] {
+            assert_eq!(read(text), Ok((Some(counted), Some(items.as_bytes()))), "{text}");
+        }
+        assert_eq!(read("RETURN (COUNT UPDATE) ALL"), Ok((Some(counted), None)));
+        for text in
+            ["RETURN (UPDATE ()) ALL", "RETURN (UPDATE (X)) ALL", "RETURN (COUNT (UID)) ALL"]
+        {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

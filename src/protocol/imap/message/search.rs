@@ -29,6 +29,8 @@ pub struct Search<'a> {
     pub uid: bool,
     /// `None`: answer by SEARCH. `RETURN ()` means `ALL` (RFC 4731 3.1) and is stored so.
     pub returns: Option<SearchReturn>,
+    /// What UPDATE wants of new messages (RFC 5465 7): the list, with its parentheses.
+    pub update_fetch: Option<&'a [u8]>,
     /// As sent; strings of the keys are in this charset, US-ASCII if `None`.
     pub charset: Option<Text<'a>>,
     pub key: SearchKey<'a>,
@@ -113,9 +115,10 @@ impl SearchKey<'_> {
 impl<'a> Arguments<'a> for Search<'a> {
     fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
         cursor.arguments()?;
-        let returns = SearchReturn::read(cursor)?;
+        let mut update_fetch = None;
+        let returns = SearchReturn::read(cursor, &mut update_fetch)?;
         let (charset, key) = criteria(cursor)?;
-        Ok(Search { uid, returns, charset, key })
+        Ok(Search { uid, returns, update_fetch, charset, key })
     }
 
     fn uid(&self) -> bool {
@@ -324,7 +327,13 @@ mod tests {
     };
 
     fn search(key: SearchKey<'static>) -> CommandBody<'static> {
-        CommandBody::Search(Search { uid: false, returns: None, charset: None, key })
+        CommandBody::Search(Search {
+            uid: false,
+            returns: None,
+            update_fetch: None,
+            charset: None,
+            key,
+        })
     }
 
     /// RFC 3501 6.4.4.
@@ -409,6 +418,7 @@ mod tests {
             CommandBody::Search(Search {
                 uid,
                 returns,
+                update_fetch: None,
                 charset: charset.map(text),
                 key: SearchKey::All,
             })

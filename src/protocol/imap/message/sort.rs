@@ -17,6 +17,8 @@ pub struct Sort<'a> {
     pub uid: bool,
     /// `None`: answer by SORT.
     pub returns: Option<SearchReturn>,
+    /// What UPDATE wants of new messages (RFC 5465 7): the list, with its parentheses.
+    pub update_fetch: Option<&'a [u8]>,
     /// Each key at most once: later ones of the same kind decide nothing. Never empty.
     pub order: Vec<Criterion>,
     pub charset: Text<'a>,
@@ -51,7 +53,8 @@ pub enum SortKey {
 impl<'a> Arguments<'a> for Sort<'a> {
     fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Sort<'a>> {
         cursor.arguments()?;
-        let returns = SearchReturn::read(cursor)?;
+        let mut update_fetch = None;
+        let returns = SearchReturn::read(cursor, &mut update_fetch)?;
         let mut order: Vec<Criterion> = Vec::new();
         cursor.list(false, "sort criteria are missing", |cursor| {
             let criterion = criterion(cursor)?;
@@ -62,7 +65,7 @@ impl<'a> Arguments<'a> for Sort<'a> {
         })?;
         cursor.space()?;
         let (charset, key) = charset_and_keys(cursor)?;
-        Ok(Sort { uid, returns, order, charset, key })
+        Ok(Sort { uid, returns, update_fetch, order, charset, key })
     }
 
     fn uid(&self) -> bool {
@@ -123,6 +126,7 @@ mod tests {
         let sort = |order: &[Criterion]| Sort {
             uid: false,
             returns: None,
+            update_fetch: None,
             order: order.to_vec(),
             charset: text("UTF-8"),
             key: SearchKey::All,

@@ -61,7 +61,8 @@ async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply 
             if returns.update && limited.is_some() {
                 session.refuse_updates(tag.to_owned(), "Not all messages were looked at");
             } else if returns.update {
-                session.follow((tag, search.uid), query, None, &hits);
+                let asked = (tag, search.uid, search.update_fetch);
+                session.follow(asked, query, None, &hits);
             }
         }
     }

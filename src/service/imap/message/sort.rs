@@ -57,7 +57,8 @@ async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
             results.save(session, returns)?;
             results.tell(session, returns);
             if returns.update {
-                session.follow((tag, command.uid), query, Some(order), &hits);
+                let asked = (tag, command.uid, command.update_fetch);
+                session.follow(asked, query, Some(order), &hits);
             }
         }
     }
