@@ -107,13 +107,10 @@ impl FetchResponse {
         id.push(out);
     }
 
-    /// RFC 8474 5.2; NIL if the message is in no thread.
-    pub fn thread_id(&mut self, out: &mut Vec<u8>, id: Option<ObjectId>) {
+    /// RFC 8474 5.2.
+    pub fn thread_id(&mut self, out: &mut Vec<u8>, id: ObjectId) {
         self.label(out, "THREADID ");
-        match id {
-            Some(id) => id.push(out),
-            None => out.extend_from_slice(b"NIL"),
-        }
+        id.push(out);
     }
 
     /// RFC 8514 4.2; in UTC.

@@ -16,6 +16,9 @@ pub enum ObjectId {
     /// THREADID: the hash of the ID of the message that began the thread. It follows from the
     /// message itself, so it stays, and is the same in every mailbox.
     Thread(u64),
+    /// The same for a message without such an ID, by its EMAILID: NIL is for mailboxes without
+    /// threads.
+    Alone(PartitionId, Lsn),
 }
 
 impl ObjectId {
@@ -29,21 +32,32 @@ impl ObjectId {
                 format!("(M{partition:x}-{lsn:x})")
             }
             ObjectId::Thread(root) => format!("(T{root:x})"),
+            ObjectId::Alone(PartitionId(partition), Lsn(lsn)) => {
+                format!("(T{partition:x}-{lsn:x})")
+            }
         };
         out.extend_from_slice(text.as_bytes());
     }
 
     /// The email of which this is the identifier; `None` if it is of none here.
     pub(super) fn parse_email(text: &str) -> Option<ObjectId> {
-        let (partition, lsn) = text.strip_prefix('M')?.split_once('-')?;
-        let partition = PartitionId(u16::try_from(number(partition)?).ok()?);
-        Some(ObjectId::Email(partition, Lsn(number(lsn)?)))
+        let (partition, lsn) = place(text.strip_prefix('M')?)?;
+        Some(ObjectId::Email(partition, lsn))
     }
 
     /// The same for a thread.
     pub(super) fn parse_thread(text: &str) -> Option<ObjectId> {
-        Some(ObjectId::Thread(number(text.strip_prefix('T')?)?))
+        let text = text.strip_prefix('T')?;
+        let alone = || place(text).map(|(partition, lsn)| ObjectId::Alone(partition, lsn));
+        number(text).map(ObjectId::Thread).or_else(alone)
     }
+}
+
+/// Where a message is kept.
+fn place(text: &str) -> Option<(PartitionId, Lsn)> {
+    let (partition, lsn) = text.split_once('-')?;
+    let partition = PartitionId(u16::try_from(number(partition)?).ok()?);
+    Some((partition, Lsn(number(lsn)?)))
 }
 
 /// A number as it is written here, and in no other way.
@@ -83,7 +97,12 @@ mod tests {
         let thread = ObjectId::Thread(0x64b4_78a7_5b7e_a900);
         assert_eq!(written(thread), "(T64b478a75b7ea900)");
         assert_eq!(ObjectId::parse_thread("T64b478a75b7ea900"), Some(thread));
-        for text in ["", "T", "T01", "T+1", "T1-1", "M1", "T64b478a75b7ea9000"] {
+        let alone = ObjectId::Alone(PartitionId(1), Lsn(26));
+        assert_eq!(written(alone), "(T1-1a)");
+        assert_eq!(ObjectId::parse_thread("T1-1a"), Some(alone));
+        for text in
+            ["", "T", "T01", "T+1", "T1-", "T1-01", "T-1", "M1-1", "M1", "T64b478a75b7ea9000"]
+        {
             assert_eq!(ObjectId::parse_thread(text), None, "{text}");
         }
     }

@@ -47,8 +47,8 @@ pub(super) enum Key {
     ModSeq(ModSeq),
     /// Where the message is kept.
     Body(Lsn),
-    /// The hash of the message that began the thread.
-    Thread(u64),
+    /// The hash of the message that began the thread; `None`: it is in none.
+    Thread(Option<u64>),
     /// Index in [`Query::headers`].
     Header(usize),
     /// Index in [`Query::needles`].
@@ -266,7 +266,7 @@ impl Subject<'_> {
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
             Key::Body(lsn) => (message.body.lsn == *lsn).into(),
             Key::Thread(root) => match self.known.thread {
-                Some(thread) => (thread == Some(*root)).into(),
+                Some(thread) => (thread == *root).into(),
                 None => Verdict::Needs(Need::Thread),
             },
             Key::Header(key) => match &self.known.header {

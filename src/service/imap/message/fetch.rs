@@ -235,7 +235,8 @@ impl Answer<'_> {
                 }
                 FetchItem::ThreadId => {
                     let root = self.reader.thread_root(self.threads).await?;
-                    let id = root.map(ObjectId::Thread);
+                    let alone = ObjectId::Alone(self.partition, self.message.body.lsn);
+                    let id = root.map_or(alone, ObjectId::Thread);
                     response.thread_id(session.channel.connection.output(), id);
                 }
                 FetchItem::SaveDate => response.save_date(out, self.message.save_date),

@@ -148,7 +148,12 @@ impl Compiler<'_> {
             {
                 Key::Body(*lsn)
             }
-            SearchKey::ThreadId(Some(ObjectId::Thread(root))) => Key::Thread(*root),
+            SearchKey::ThreadId(Some(ObjectId::Thread(root))) => Key::Thread(Some(*root)),
+            SearchKey::ThreadId(Some(ObjectId::Alone(partition, lsn)))
+                if *partition == self.partition =>
+            {
+                Key::All(vec![Key::Body(*lsn), Key::Thread(None)])
+            }
             SearchKey::EmailId(_) | SearchKey::ThreadId(_) => Key::Constant(false),
             SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
             SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
