@@ -409,16 +409,29 @@ impl Settings {
     /// The administrators of public mailboxes (`imap.administrators`), each with the file and line
     /// that name him.
     pub fn administrators(&self) -> impl Iterator<Item = (&str, String)> {
-        let file = self.source.as_deref().unwrap_or(Path::new("--set")).display();
-        let named = self.imap.administrators.iter().zip(&self.administrator_lines);
-        named.map(move |(name, line)| (&**name, format!("{file}:{line}: imap.administrators")))
+        self.named("imap.administrators", &self.imap.administrators, &self.administrator_lines)
     }
 
-    /// The administrators who are no accounts: whether that is a mistake, and what it is. One who
-    /// is only not there yet is none.
-    pub fn unknown_administrators(&self, directory: &DirectorySnapshot) -> Vec<(bool, String)> {
-        let unknown = self.administrators().filter(|(name, _)| directory.user(name).is_none());
-        let told = |(name, place): (&str, String)| {
+    fn named<'s>(
+        &'s self,
+        setting: &'static str,
+        names: &'s [String],
+        lines: &'s [usize],
+    ) -> impl Iterator<Item = (&'s str, String)> {
+        let file = self.source.as_deref().unwrap_or(Path::new("--set")).display();
+        let named = names.iter().zip(lines);
+        named.map(move |(name, line)| (&**name, format!("{file}:{line}: {setting}")))
+    }
+
+    /// The administrators and submitters who are no accounts: whether that is a mistake, and what
+    /// it is. One who is only not there yet is none.
+    pub fn unknown_accounts(&self, directory: &DirectorySnapshot) -> Vec<(bool, String)> {
+        let submitters = &self.imap.submitters;
+        let submitters = self.named("imap.submitters", submitters, &self.submitter_lines);
+        let administrators = self.administrators().map(|it| (it, "an administrator"));
+        let named = administrators.chain(submitters.map(|it| (it, "a submitter")));
+        let unknown = named.filter(|((name, _), _)| directory.user(name).is_none());
+        let told = |((name, place), what): ((&str, String), &str)| {
             let domain = name.rsplit_once('@').map_or("", |(_, domain)| domain).to_lowercase();
             let (is_mistake, why) = match directory.resolve(name) {
                 _ if !directory.is_local_domain(&domain) => {
@@ -432,7 +445,7 @@ impl Settings {
                     (true, "an alias, or another address of a mailbox: name the account".to_owned())
                 }
             };
-            (is_mistake, format!("{place}: {name}: {why}; nobody is an administrator by it"))
+            (is_mistake, format!("{place}: {name}: {why}; nobody is {what} by it"))
         };
         unknown.map(told).collect()
     }
@@ -626,9 +639,9 @@ mod tests {
         assert!(said.contains("a route of --set has all other domains"), "{said}");
     }
 
-    /// An administrator is an account, as a member of a group is.
+    /// An administrator is an account, as a member of a group is, and so is a submitter.
     #[test]
-    fn administrators_are_accounts() {
+    fn administrators_and_submitters_are_accounts() {
         let settings = parse(
             r#"[imap]
 administrators = [
@@ -636,12 +649,13 @@ administrators = [
   "adm@demo.test", "alice+x@demo.test",
   "alice@elsewhere.test",
 ]
+submitters = ["alice@demo.test", "submit@demo.test"]
 "#,
         );
         let settings = settings.expect("valid");
         let directory = DirectorySnapshot::demo("demo.test", 3);
         let said: Vec<String> = settings
-            .unknown_administrators(&directory)
+            .unknown_accounts(&directory)
             .into_iter()
             .map(|(is_mistake, text)| format!("{is_mistake} {text}"))
             .collect();
@@ -649,6 +663,8 @@ administrators = [
             "false --set:8: imap.administrators: adm@demo.test: no account has this address: add",
             "true --set:8: imap.administrators: alice+x@demo.test: a sub-address: name the account",
             "true --set:9: imap.administrators: alice@elsewhere.test: elsewhere.test is not a domain",
+            "false --set:11: imap.submitters: submit@demo.test: no account has this address: add it, \
+             or correct it; nobody is a submitter by it",
         ];
         assert_eq!(said.len(), expected.len(), "{said:?}");
         for (said, expected) in said.iter().zip(expected) {

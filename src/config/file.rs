@@ -64,6 +64,9 @@ pub struct Settings {
     /// Of `imap.administrators`, in the order of the list.
     #[serde(skip)]
     pub administrator_lines: Vec<usize>,
+    /// Of `imap.submitters`.
+    #[serde(skip)]
+    pub submitter_lines: Vec<usize>,
     /// Our name in greetings and Received headers.
     pub hostname: String,
     /// Domains whose mail is kept here.
@@ -1033,6 +1036,7 @@ impl Settings {
         ConfigProblems::of(settings.check(path, text))?;
         settings.fixed = Fixed::of(text);
         settings.administrator_lines = item_lines(text, "imap.administrators");
+        settings.submitter_lines = item_lines(text, "imap.submitters");
         settings.resolve_paths(path);
         Ok(settings)
     }

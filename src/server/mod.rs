@@ -352,7 +352,7 @@ impl Reloadable {
         let directory_options = settings.directory_options();
         let limits = PeerLimits::of_queue(settings.authentication.queue);
         let (snapshot, mut warnings) = read(&files, &directory_options)?;
-        warnings.extend(settings.unknown_administrators(&snapshot).into_iter().map(|it| it.1));
+        warnings.extend(settings.unknown_accounts(&snapshot).into_iter().map(|it| it.1));
         let key_folder = KeyFolder::of(&settings.data_dir);
         let keys = SharedKeyring::new(Keyring::load(&key_folder)?);
         let tls_files = settings.tls.clone();
@@ -426,7 +426,7 @@ impl Reloadable {
         };
         let (snapshot, mut warnings) = DirectorySnapshot::load(&files, &options)?;
         if let Some(settings) = &settings {
-            let unknown = settings.unknown_administrators(&snapshot);
+            let unknown = settings.unknown_accounts(&snapshot);
             warnings.extend(unknown.into_iter().map(|(_, text)| text));
         }
         let keys = Keyring::load(&self.key_folder)?;

@@ -82,7 +82,7 @@ fn check_config(path: &Path) -> Result<()> {
                 print_line(format_args!("{}: {groups}", files.groups.display()))?;
                 // A start says the same and goes on.
                 problems.extend(unreached);
-                for (is_mistake, text) in settings.unknown_administrators(&snapshot) {
+                for (is_mistake, text) in settings.unknown_accounts(&snapshot) {
                     match is_mistake {
                         true => problems.push(text),
                         false => print_line(format_args!("warning: {text}"))?,
