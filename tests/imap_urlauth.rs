@@ -7,10 +7,12 @@
 mod transcript;
 mod world;
 
-use std::{rc::Rc, time::Duration};
+use std::{path::Path, rc::Rc, time::Duration};
 
 use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
+    directory::{
+        Directory, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile,
+    },
     events::rfc3339,
     runtime::executor::Executor,
 };
@@ -322,6 +324,50 @@ fn keys_are_reset_one_by_one_and_all_together() {
         case.issuer.done("RESETKEY");
         assert_eq!(valid(&mut case, &urls), [false, false, true]);
         assert_eq!(fetch(&mut case.reader, &same), None, "replayed");
+    }
+}
+
+/// The users, with these numbers.
+fn directory_of(users: &[(u64, &str)]) -> DirectorySnapshot {
+    // A password of each: accounts_of has it.
+    let hash = accounts_of(&["x"]).users()[0].hash.to_string();
+    let mut text = String::from("# next-id 100\n");
+    for (number, name) in users {
+        text.push_str(&format!("{number} {name}@demo.test {hash}\n"));
+    }
+    let file = UsersFile::parse(&text, Path::new("users")).expect("parsed");
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::new(&file, &options).expect("snapshot")
+}
+
+/// What a removed user signed is nothing, and nobody who gets his name has signed it; nor is
+/// anything for him that was for one who had his name.
+#[test]
+fn what_is_signed_goes_with_the_account() {
+    for names in CASES {
+        let all: Vec<(u64, &str)> = (1..).zip(USERS).collect();
+        let shared = SharedDirectory::new(directory_of(&all), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = case(&kit, names);
+        let [issuer, reader, _] = names;
+        let anyone = sign(&mut case.issuer, &rump(issuer, "box", ";URLAUTH=anonymous"));
+        assert!(fetch(&mut case.other, &anyone).is_some());
+        let mut without = all.clone();
+        without.retain(|(_, name)| *name != issuer);
+        shared.replace(directory_of(&without));
+        assert_eq!(fetch(&mut case.other, &anyone), None, "{names:?}");
+        // Somebody else has the name, and a mailbox and a message that are called alike.
+        without.push((99, issuer));
+        shared.replace(directory_of(&without));
+        let mut successor = log_in(&case.world, issuer);
+        successor.done("CREATE box");
+        append(&mut successor, "box", "Subject: x\r\n\r\nanother\r\n");
+        assert_eq!(fetch(&mut case.other, &anyone), None, "{names:?}");
+        assert_eq!(fetch(&mut successor, &anyone), None, "{names:?}");
+        let own = sign(&mut successor, &rump(issuer, "box", ";URLAUTH=anonymous"));
+        assert_ne!(own, anyone);
+        assert_eq!(fetch(&mut case.reader, &own).as_deref(), Some("another\r\n"), "{reader}");
     }
 }
 
