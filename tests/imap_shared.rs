@@ -153,6 +153,26 @@ fn extended_lists_of_others_follow_rights() {
     });
 }
 
+/// RFC 6855 5: user names in UTF-8, in AUTHENTICATE and, beyond the RFC, in LOGIN.
+#[test]
+fn names_of_users_are_in_utf8() {
+    let shared = SharedDirectory::new(accounts_of(&["alice", "jürgen"]), PeerLimits::default());
+    let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    for command in [
+        "AUTHENTICATE PLAIN AGrDvHJnZW5AZGVtby50ZXN0AGRlbW8=",
+        "LOGIN {17+}\r\njürgen@demo.test demo",
+        "LOGIN \"jürgen@demo.test\" \"demo\"",
+    ] {
+        let mut client = world.client();
+        client.read_to("* OK");
+        client.done(command);
+        client.done("ENABLE UTF8=ACCEPT");
+        let told = client.done("GETACL INBOX");
+        assert!(told.contains("jürgen@demo.test"), "{told}");
+    }
+}
+
 /// RFC 6855 3: names of others' mailboxes in UTF-8, on any shard.
 #[test]
 fn names_of_others_are_told_in_utf8_to_those_who_enabled_it() {
