@@ -624,8 +624,9 @@ fn play(kit: &Kit, seed: u64) {
                     _ => *flags = BTreeSet::from([flag.to_owned()]),
                 };
                 store(flags);
-                // RFC 7162 3.1.3, RFC 3501 6.4.6: what a silent client takes for granted, of the flags
-                // that it knows by then: with NOTIFY it may be told of older changes meanwhile.
+                // RFC 7162 3.1.3, RFC 3501 6.4.6: what a silent client takes for granted, of the
+                // flags that it knows by then: with NOTIFY it may be told of older changes
+                // meanwhile.
                 let flags = flags.clone();
                 if let Some(known) = it.cache().messages.get_mut(&uid) {
                     let is_told = known.flags == Some(flags.clone());

@@ -309,7 +309,8 @@ impl Session {
         Ok(())
     }
 
-    /// The user's rights became others (RFC 4314): the client is told which flags it can change now.
+    /// The user's rights became others (RFC 4314): the client is told which flags it can change
+    /// now.
     fn tell_changeable(&mut self, changeable: FlagMask) {
         let Some(selected) = &mut self.selected else { return };
         selected.changeable = changeable;
