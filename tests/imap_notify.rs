@@ -3,12 +3,15 @@
 //!
 //! Alice's account is on shard 0, bob's on shard 1, carol's beside one of them.
 
+mod demo_server;
 mod transcript;
 mod world;
 
 use std::rc::Rc;
 
+use demo_server::DemoServer;
 use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
+use transcript::{Peer, World};
 use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -451,4 +454,39 @@ fn annotations_of_others_are_told_to_who_enabled_that() {
         case.world.settle();
         assert!(!case.user.done("NOOP").contains("* "));
     });
+}
+
+/// Over sockets: a client that has every new message sent to it and reads nothing fills its
+/// connection and waits there; others of the same account go on.
+#[test]
+fn who_never_reads_holds_up_nobody() {
+    let mut server = DemoServer::start(demo_server::IMAP);
+    let mut lazy = server.connect("lazy");
+    let mut busy = server.connect("busy");
+    let run = |client: &mut Box<dyn Peer>, command: &str, end: &str| {
+        client.send(command.as_bytes());
+        let mut told = Vec::new();
+        while !String::from_utf8_lossy(&told).lines().any(|line| line.starts_with(end)) {
+            let more = client.receive();
+            assert!(!more.is_empty(), "closed");
+            told.extend(more);
+        }
+    };
+    for client in [&mut lazy, &mut busy] {
+        run(client, "a LOGIN alice@demo.test demo\r\n", "a OK ");
+        run(client, "b SELECT INBOX\r\n", "b OK ");
+    }
+    let selected = "(selected (MessageNew (UID BODY.PEEK[]) MessageExpunge FlagChange))";
+    let watch = format!("c NOTIFY SET {selected} (personal {EVERYTHING})\r\n");
+    run(&mut lazy, &watch, "c OK ");
+    // More than the kernel keeps for a connection.
+    let text = format!("Subject: x\r\n\r\n{}", "body of a message\r\n".repeat(40_000));
+    let append = format!("d APPEND INBOX {{{}+}}\r\n{text}\r\n", text.len());
+    for number in 0..40 {
+        run(&mut busy, &append, "d OK ");
+        run(&mut busy, &format!("e CREATE box{number}\r\n"), "e OK ");
+        run(&mut busy, "f STORE 1 +FLAGS (\\Seen)\r\n", "f OK ");
+        run(&mut busy, "g STORE 1 -FLAGS (\\Seen)\r\n", "g OK ");
+    }
+    run(&mut busy, "h LOGOUT\r\n", "h OK ");
 }
