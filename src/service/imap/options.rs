@@ -7,7 +7,7 @@ use crate::{
     store::COPY_SLICE,
 };
 
-/// As RFC 9585 4 recommends: seldom, and before a client gives up.
+/// Seldom, and before a client gives up (RFC 9585 leaves the interval to servers).
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
