@@ -85,6 +85,11 @@ impl Keys {
         self.rests.get(start..end(at as usize)).unwrap_or_default()
     }
 
+    /// Whether a start is not a whole key.
+    fn has_rests(&self) -> bool {
+        !self.rests.is_empty()
+    }
+
     fn compare_rests(&self, a: u32, other: &Keys, b: u32) -> Ordering {
         // Octets that are not there are zeros of the start: no text has one of those.
         let order = self.rest(a).cmp(other.rest(b));
@@ -105,13 +110,23 @@ impl Keys {
     }
 }
 
-/// A message being sorted.
-#[derive(Clone, Copy)]
-struct Row {
-    /// The start of its first key, inverted if that is reversed.
-    start: u64,
-    /// Its position before.
-    at: u32,
+/// A message being sorted: the start of its first key, inverted if that is reversed, and its
+/// position before. As one number, so that rows are compared without a branch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row(u128);
+
+impl Row {
+    fn new(start: u64, at: u32) -> Row {
+        Row(u128::from(start) << 32 | u128::from(at))
+    }
+
+    fn start(self) -> u64 {
+        (self.0 >> 32) as u64
+    }
+
+    fn at(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 /// Brings `hits`, which are in the order of the mailbox, into `order`. Where that leaves messages
@@ -125,23 +140,40 @@ pub(in crate::service::imap) async fn sort(
 ) -> Result<(), Failure> {
     let keys = read_columns(hits, order, selected, reading, executor).await?;
     let Some((first, others)) = keys.split_first() else { return Ok(()) };
-    let compare = |a: &Row, b: &Row| {
-        a.start
-            .cmp(&b.start)
-            .then_with(|| first.compare_rests(a.at, first, b.at))
-            .then_with(|| {
-                let decide =
-                    |keys: &Keys| Some(keys.compare(a.at, keys, b.at)).filter(|it| it.is_ne());
-                others.iter().find_map(decide).unwrap_or(Ordering::Equal)
-            })
-            .then(a.at.cmp(&b.at))
-    };
     let row = |at: u32| {
         let start = first.start(at);
-        Row { start: if first.reverse { !start } else { start }, at }
+        Row::new(if first.reverse { !start } else { start }, at)
     };
-    let rows = merge_sort((0..hits.len() as u32).map(row).collect(), compare, executor).await;
-    *hits = rows.iter().filter_map(|row| hits.get(row.at as usize).copied()).collect();
+    let mut rows = merge_sort((0..hits.len() as u32).map(row).collect(), Row::cmp, executor).await;
+    if first.has_rests() || !others.is_empty() {
+        // Of the same start.
+        let compare = |a: &Row, b: &Row| {
+            let (a, b) = (a.at(), b.at());
+            first
+                .compare_rests(a, first, b)
+                .then_with(|| {
+                    let decide =
+                        |keys: &Keys| Some(keys.compare(a, keys, b)).filter(|it| it.is_ne());
+                    others.iter().find_map(decide).unwrap_or(Ordering::Equal)
+                })
+                .then(a.cmp(&b))
+        };
+        let mut count = 0;
+        for equal in rows.chunk_by_mut(|a, b| a.start() == b.start()).filter(|it| it.len() > 1) {
+            count += equal.len();
+            if equal.len() > MESSAGES_PER_TURN {
+                let sorted = merge_sort(equal.to_vec(), compare, executor).await;
+                equal.copy_from_slice(&sorted);
+                continue;
+            }
+            equal.sort_unstable_by(compare);
+            if count > MESSAGES_PER_TURN {
+                count = 0;
+                executor.yield_now().await;
+            }
+        }
+    }
+    *hits = rows.iter().filter_map(|row| hits.get(row.at() as usize).copied()).collect();
     Ok(())
 }
 
