@@ -6,7 +6,7 @@
 
 use encoding_rs::{
     BIG5, Decoder, EUC_JP, EUC_KR, Encoding, GBK, ISO_2022_JP, KOI8_U, REPLACEMENT, SHIFT_JIS,
-    UTF_8, WINDOWS_874,
+    UTF_8, UTF_16BE, UTF_16LE, WINDOWS_874,
 };
 
 use super::shifted::{Shifts, Unshifter};
@@ -156,7 +156,13 @@ impl TextDecoder {
                 (shifts.encoding(), Filter::Unshifter(Unshifter::new(shifts)))
             }
         };
-        TextDecoder { decoder: encoding.new_decoder(), filter, filtered: Vec::new() }
+        // A byte order mark is the text's own in UTF-16 (RFC 2781 4.1). Elsewhere the first octets
+        // of a text do not change the charset that its label names.
+        let decoder = match encoding == UTF_16LE || encoding == UTF_16BE {
+            true => encoding.new_decoder(),
+            false => encoding.new_decoder_with_bom_removal(),
+        };
+        TextDecoder { decoder, filter, filtered: Vec::new() }
     }
 
     /// Appends the text of `bytes`.
@@ -255,6 +261,14 @@ mod tests {
             ("nonsense", "\u{fc}".as_bytes(), "\u{fc}"),
             ("", b"a", "a"),
             ("utf-16be", b"\0a\0b", "ab"),
+            // A byte order mark says how UTF-16 is to be read, and nothing of other charsets.
+            ("utf-16", b"\xfe\xff\0a\0b", "ab"),
+            ("utf-16", b"\xff\xfea\0b\0", "ab"),
+            ("utf-8", b"\xef\xbb\xbfab", "ab"),
+            ("utf-8", b"\xff\xfeab", "\u{fffd}\u{fffd}ab"),
+            ("us-ascii", b"\xfe\xffab", "\u{fffd}\u{fffd}ab"),
+            ("iso-8859-1", b"\xff\xfeab", "\u{ff}\u{fe}ab"),
+            ("iso-8859-1", b"\xef\xbb\xbfab", "\u{ef}\u{bb}\u{bf}ab"),
         ];
         for (label, bytes, expected) in CASES {
             for size in [1, 2, 3, 5, 100] {

@@ -43,7 +43,7 @@ impl Decoded {
         let start = self.text.len();
         match str::from_utf8(bytes) {
             Ok(text) => self.text.push_str(text),
-            Err(_) => self.text.push_str(&WINDOWS_1252.decode(bytes).0),
+            Err(_) => self.text.push_str(&WINDOWS_1252.decode_without_bom_handling(bytes).0),
         }
         self.end_same(start);
     }
@@ -204,6 +204,8 @@ mod tests {
         (b" folded\r\n text ", "folded text"),
         ("raw \u{f6}".as_bytes(), "raw \u{f6}"),
         (b"raw \xf6", "raw \u{f6}"),
+        (b"\xff\xferaw", "\u{ff}\u{fe}raw"),
+        (b"=?iso-8859-1?Q?=FF=FEword?=", "\u{ff}\u{fe}word"),
         (b"=?utf-8?q?J=C3=B6rg?=", "J\u{f6}rg"),
         (b"=?ISO-8859-1?Q?Andr=E9?= Pirard", "Andr\u{e9} Pirard"),
         (b"=?US-ASCII*EN?Q?Keith_Moore?= <k@x>", "Keith Moore <k@x>"),
