@@ -69,9 +69,13 @@ impl MessageUrl {
             let (value, after) = split_at_parameter(value);
             rest = after;
             let (offset, count) = match value.split_once('.') {
-                Some((offset, count)) => (offset, Some(number(count)?.into())),
+                // RFC 5092 11: not 0 octets.
+                Some((offset, count)) => (offset, Some(u64::from(number(count)?))),
                 None => (value, None),
             };
+            if count == Some(0) {
+                return Err(NOT_ONE);
+            }
             partial = Some((u64::from(number(offset)?), count));
         }
         let mut expire = None;
@@ -289,6 +293,8 @@ mod tests {
         let plain = |access| UrlAuth { expire: None, access, rump: RUMP.len(), proof: None };
         let submit = || Access::Submit("fred".to_owned());
         assert_eq!(auth(RUMP), Some(plain(submit())));
+        assert!(parse("/INBOX/;uid=20/;partial=0.1").is_ok());
+        assert!(parse("/INBOX/;uid=20/;partial=0.0").is_err(), "not 0 octets");
         let signed = format!("{RUMP}:internal:91354a473744909de610943775f92038");
         let found = auth(&signed).expect("signed");
         assert_eq!((found.rump, found.access), (RUMP.len(), submit()));
