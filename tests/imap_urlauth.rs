@@ -84,6 +84,7 @@ struct Case<'k> {
 fn case<'k>(kit: &'k Kit, names: [&'static str; 3]) -> Case<'k> {
     let mut options = world::options(true);
     options.imap.submitters = vec!["Dave@demo.test".to_owned()];
+    options.imap.url_hosts = vec!["imap.demo.test".to_owned()];
     let world = SimulatedWorld::with_options(kit, serve_imap, 0, options, 64 << 20);
     let [mut issuer, reader, mut other] = names.map(|name| log_in(&world, name));
     for (client, name) in [(&mut issuer, names[0]), (&mut other, names[2])] {
@@ -119,6 +120,24 @@ fn an_url_is_for_whom_it_says() {
             }
         }
     }
+}
+
+/// By the server's own name and those of the setting; a refusal says which name it is.
+#[test]
+fn urls_name_the_server_as_clients_do() {
+    let kit = kit();
+    let mut case = case(&kit, CASES[0]);
+    let issuer = case.names[0];
+    let own = rump(issuer, "box", ";URLAUTH=anonymous");
+    let other = own.replace("mail.demo.test", "IMAP.demo.test");
+    assert_ne!(own, other);
+    for url in [&own, &other] {
+        let url = sign(&mut case.issuer, url);
+        assert_eq!(fetch(&mut case.reader, &url), Some(format!("of {issuer}\r\n")), "{url}");
+    }
+    let elsewhere = own.replace("mail.demo.test", "localhost");
+    let told = case.issuer.answer(&format!("GENURLAUTH \"{elsewhere}\" INTERNAL"));
+    assert!(told.contains("t BAD ") && told.contains("which is mail.demo.test"), "{told}");
 }
 
 /// RFC 4467 7: with the rights that the issuer has at that moment.

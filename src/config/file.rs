@@ -694,6 +694,8 @@ pub struct ImapSection {
     pub administrators: Vec<String>,
     /// Addresses of the accounts by which messages are submitted for others.
     pub submitters: Vec<String>,
+    /// Names of the server in URLs, beside `hostname`.
+    pub url_hosts: Vec<String>,
 }
 
 impl Default for ImapSection {
@@ -712,6 +714,7 @@ impl Default for ImapSection {
             sessions_per_account: defaults.sessions_per_account,
             administrators: Vec::new(),
             submitters: Vec::new(),
+            url_hosts: Vec::new(),
         }
     }
 }
@@ -1271,6 +1274,7 @@ impl Settings {
                 sessions_per_account: self.imap.sessions_per_account,
                 administrators: self.imap.administrators.clone(),
                 submitters: self.imap.submitters.clone(),
+                url_hosts: self.imap.url_hosts.clone(),
                 message_limit: self.imap.message_limit,
                 save_limit: self.imap.save_limit,
                 append_messages_max: self.imap.append_messages_max,

@@ -261,6 +261,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
     optional("imap.administrators", Mailboxes, "[\"admin@example.org\"]"),
     optional("imap.submitters", Mailboxes, "[\"submit@example.org\"]"),
+    optional("imap.url_hosts", HostNames, "[\"imap.example.org\"]"),
     setting("quota.storage", size(KIB, PIB).or_zero("no limit"), "\"0B\""),
     setting("quota.messages", count(1, u32::MAX as u64).or_zero("no limit"), "0"),
     setting("quota.warn_at", count(1, 100).or_zero("never"), "90"),
@@ -1116,7 +1117,7 @@ mod tests {
             ("store.compresion", "; [store] has compression, partitions, segment_size,"),
             (
                 "imap.idle_timout",
-                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, utf8, message_limit, save_limit, unauthenticate, sessions_per_account, administrators, submitters",
+                "; [imap] has idle_timeout, append_size_max, append_messages_max, append_octets_max, literals, utf8, message_limit, save_limit, unauthenticate, sessions_per_account, administrators, submitters, url_hosts",
             ),
             ("smtp.size_max", "; [smtp] has message_size_max, recipients_max,"),
             ("domain", "; the settings outside sections are domains, hostname,"),

@@ -30,6 +30,8 @@ pub struct ImapOptions {
     pub administrators: Vec<String>,
     /// Users who may use URLs that were signed for the submission of messages (RFC 4467 3).
     pub submitters: Vec<String>,
+    /// Names of this server in URLs, beside its own name.
+    pub url_hosts: Vec<String>,
     /// Messages that one APPEND may have (RFC 3502).
     pub append_messages_max: u32,
     /// Octets of all of them together; at least one of the largest size always fits.
@@ -92,6 +94,7 @@ impl Default for ImapOptions {
             sessions_per_account: 1000,
             administrators: Vec::new(),
             submitters: Vec::new(),
+            url_hosts: Vec::new(),
             append_messages_max: COPY_SLICE as u32,
             append_octets_max: 500 << 20,
             message_limit: 0,

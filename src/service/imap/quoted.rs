@@ -49,7 +49,7 @@ impl Quoted {
         let bad = |why: &'static str| Failure::no(Code::BadUrl(text.clone()), why);
         let parsed = MessageUrl::parse(url).map_err(bad)?;
         if parsed.auth.is_none() && !is_ours(session, &parsed)? {
-            return Err(bad("The URL is of another server or user"));
+            return Err(Failure::no(Code::BadUrl(text), elsewhere(session)));
         }
         let found = Quoted::find_there(session, url, &parsed).await;
         found.map_err(|failure| match may_succeed_later(&failure) {
@@ -204,5 +204,12 @@ fn is_ours(session: &Session, url: &MessageUrl) -> Result<bool, Failure> {
 }
 
 pub(super) fn is_this_server(session: &Session, server: &UrlServer) -> bool {
-    server.host.eq_ignore_ascii_case(&session.options().hostname)
+    let is_it = |name: &str| server.host.eq_ignore_ascii_case(name);
+    is_it(&session.options().hostname) || session.imap().url_hosts.iter().any(|it| is_it(it))
+}
+
+/// What is wrong with the URL of another server or user.
+pub(super) fn elsewhere(session: &Session) -> String {
+    let name = &session.options().hostname;
+    format!("The URL is not of you, or not of this server, which is {name} in URLs")
 }

@@ -4,7 +4,7 @@ use super::{
     super::{
         folder,
         handler::Handler,
-        quoted::is_this_server,
+        quoted::{elsewhere, is_this_server},
         reply::{Done, Failure, Reply},
         state::Session,
     },
@@ -45,7 +45,7 @@ async fn sign(session: &Session, url: &[u8]) -> Result<Vec<u8>, Failure> {
     let user = session.user()?;
     let is_own = |it: &String| session.channel.shard.directory.login_key(it) == *user.name;
     if !is_this_server(session, server) || !server.user.as_ref().is_some_and(is_own) {
-        return Err(Failure::bad("The URL is of another server or user"));
+        return Err(Failure::bad(elsewhere(session)));
     }
     let found = folder::resolve_utf8(session, name, Right::Read).await;
     let folder = found.map_err(|failure| match failure {
