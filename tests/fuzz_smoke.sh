@@ -7,7 +7,9 @@ cd "$(dirname "$0")/../fuzz"
 seconds=${FUZZ_SECONDS:-10}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions"
+-Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions"
+# Most of a short run is building. For long runs: FUZZ_OPT_LEVEL=3.
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=${FUZZ_OPT_LEVEL:-1}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # --target keeps the flags off build scripts and proc macros.
 cargo build --release --bins --target "$host" --target-dir target
