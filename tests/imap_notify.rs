@@ -243,6 +243,86 @@ fn rights_are_those_of_each_event() {
     });
 }
 
+/// What one who reads late is told: of names that he could look up, and of no others. `+` begins
+/// what is there, `-` what is not, `>` a new name with its old one.
+const LATE: [(&[&str], &[&str]); 15] = [
+    (&["DELETEACL box @", "RENAME box hid"], &["-box"]),
+    (&["DELETEACL box @", "RENAME box hid", "RENAME hid hid2"], &["-box"]),
+    (&["DELETEACL box @", "DELETE box"], &["-box"]),
+    (&["DELETEACL box @", "RENAME box hid", "DELETE hid"], &["-box"]),
+    (&["DELETEACL box @", "RENAME box hid", "CREATE box"], &["-box"]),
+    (
+        &["DELETEACL box @", "RENAME box hid", "RENAME hid shown", "SETACL shown @ lr"],
+        &["-box", "+shown"],
+    ),
+    (&["DELETEACL box @", "SETACL box @ lr"], &[]),
+    (&["RENAME box shown", "DELETEACL shown @"], &["-box", "-shown"]),
+    (&["RENAME box shown", "RENAME shown shown2"], &["-box", ">shown shown2"]),
+    (&["RENAME secret shown", "SETACL shown @ l"], &["+shown"]),
+    (&["SETACL secret @ l", "DELETEACL secret @", "RENAME secret hid"], &["-secret"]),
+    // Of what is below a mailbox that is hidden.
+    (&["RENAME above hid"], &[">above/shown hid/shown"]),
+    (
+        &["DELETEACL above/shown @", "RENAME above hid"],
+        &[">above/shown/too hid/shown/too", "-above/shown"],
+    ),
+    (
+        &["DELETEACL above/shown/too @", "RENAME above hid"],
+        &[">above/shown hid/shown", "-above/shown/too"],
+    ),
+    (&["RENAME above hid", "RENAME hid other"], &["-above/shown", ">hid/shown other/shown"]),
+];
+
+#[test]
+fn who_reads_late_is_told_of_names_that_he_could_look_up() {
+    for pair in PAIRS {
+        for (commands, expected) in LATE {
+            let kit = kit();
+            let mut case = Case::new(&kit, pair);
+            case.owner.done("CREATE above/shown/too");
+            for name in ["box", "above/shown", "above/shown/too"] {
+                case.grant(name, "lr");
+            }
+            case.user.done(
+                "NOTIFY SET (subtree \"Other Users\" (MailboxName MessageNew MessageExpunge))",
+            );
+            // In the middle of a command nothing is told.
+            case.user.say("a APPEND INBOX {1}\r\n");
+            case.user.read_to("+ ");
+            for command in commands {
+                let user = format!("{}@demo.test", case.user_name);
+                case.owner.done(&command.replace('@', &user));
+            }
+            case.world.settle();
+            case.user.say("x\r\n");
+            let told = case.user.read_to("a OK");
+            let mut told: Vec<&str> = told.lines().collect();
+            told.pop();
+            let found: Vec<String> = told.iter().map(|line| in_short(&case, line)).collect();
+            // Of those above the ones that are told of.
+            let is_told = |it: &&String| expected.contains(&it.as_str()) || !is_above(it, expected);
+            let found: Vec<&String> = found.iter().filter(is_told).collect();
+            assert_eq!(found, expected, "{pair:?} {commands:?} {told:#?}");
+        }
+    }
+}
+
+fn is_above(found: &str, told: &[&str]) -> bool {
+    told.iter().any(|name| name[1..].starts_with(&format!("{}/", &found[1..])))
+}
+
+/// A LIST in the form of the table.
+fn in_short(case: &Case<'_>, line: &str) -> String {
+    let own = format!("Other Users/{}@demo.test/", case.owner_name);
+    let mut names = line.split('"').filter_map(|it| it.strip_prefix(&*own));
+    let name = names.next().unwrap_or(line);
+    match names.next() {
+        Some(old_name) => format!(">{old_name} {name}"),
+        None if line.contains("\\NonExistent") => format!("-{name}"),
+        None => format!("+{name}"),
+    }
+}
+
 /// What is shared, or subscribed, only after the client has said what it wants.
 #[test]
 fn accounts_are_followed_once_they_share_something() {

@@ -32,11 +32,11 @@ pub enum AccountChange {
     Created(String),
     /// A mailbox was deleted.
     Deleted { name: String, access: AccessListThen },
-    /// A mailbox got another name. Of those below it, which got other names with it, nothing is
-    /// said.
+    /// A mailbox got another name. Of those below it, which got other names with it, there are only
+    /// those that other users may see.
     Renamed { from: String, to: String, access: AccessListThen },
-    /// A mailbox's access list was replaced; what it was before.
-    Access(MailboxId, AccessListThen),
+    /// The access list of a mailbox, which had this name then, was replaced.
+    Access { name: String, before: AccessListThen, after: AccessListThen },
     /// A name was subscribed, or is not any more.
     Subscription(String),
     /// A property of kind [`super::super::PropertyKind::Metadata`], by its mailbox (0: the account)
@@ -69,7 +69,9 @@ impl AccountChange {
             AccountChange::Created(name) | AccountChange::Subscription(name) => name.len(),
             AccountChange::Deleted { name, access } => name.len() + list(access),
             AccountChange::Renamed { from, to, access } => from.len() + to.len() + list(access),
-            AccountChange::Access(_, before) => list(before),
+            AccountChange::Access { name, before, after } => {
+                name.len() + list(before) + list(after)
+            }
             AccountChange::Annotation(_, key) => key.len(),
         }
     }
@@ -118,8 +120,8 @@ impl Journal {
 
     /// Adds a change by the entry at `lsn`.
     pub(crate) fn push(&mut self, lsn: Lsn, change: AccountChange) {
-        if let AccountChange::Renamed { from, to, .. } = &change
-            && self.moved_with_another(lsn, from, to)
+        if let AccountChange::Renamed { from, to, access } = &change
+            && self.moved_with_another(lsn, (from, to), access)
         {
             return;
         }
@@ -149,18 +151,24 @@ impl Journal {
     }
 
     /// Whether the same entry, of which each change comes after the one of the mailbox above it,
-    /// renamed a mailbox above in the same way.
-    fn moved_with_another(&self, lsn: Lsn, from: &str, to: &str) -> bool {
-        let of_entry = self.changes.range(lsn.0..).map(|(_, change)| change);
-        of_entry.rev().any(|change| match change {
-            AccountChange::Renamed { from: from_above, to: to_above, .. } => {
-                let rest = from.strip_prefix(&**from_above);
-                rest.is_some_and(|rest| {
-                    rest.starts_with('/') && to.strip_prefix(&**to_above) == Some(rest)
-                })
+    /// renamed a mailbox above in the same way, and the next one above that is here can be seen by
+    /// the same users.
+    fn moved_with_another(
+        &self,
+        lsn: Lsn,
+        (from, to): (&str, &str),
+        access: &AccessListThen,
+    ) -> bool {
+        let of_entry = self.changes.range(lsn.0..).rev().map(|(_, change)| change);
+        let mut above = of_entry.filter_map(|change| match change {
+            AccountChange::Renamed { from: from_above, to: to_above, access } => {
+                let rest = from.strip_prefix(&**from_above)?;
+                let is_below = rest.starts_with('/') && to.strip_prefix(&**to_above) == Some(rest);
+                is_below.then_some(access)
             }
-            _ => false,
-        })
+            _ => None,
+        });
+        above.next().is_some_and(|above| above == access)
     }
 
     /// The changes after the one numbered `known`, in their order; `None` if some were dropped.
@@ -226,22 +234,46 @@ mod tests {
         journal.push(Lsn(1_000_300), AccountChange::Created("x".repeat(OCTETS_MAX / 2 + 1)));
         assert!(journal.since(known).is_none());
         assert!(journal.memory() < 2 * OCTETS_MAX);
+        // Access lists count, those before and after.
+        let known = journal.last();
+        let list: AccessListThen = Some(vec![0; OCTETS_MAX / 4].into());
+        for lsn in [1_000_400, 1_000_500] {
+            assert!(journal.since(known).is_some());
+            let (before, after) = (list.clone(), list.clone());
+            journal.push(Lsn(lsn), AccountChange::Access { name: "x".to_owned(), before, after });
+        }
+        assert!(journal.since(known).is_none());
     }
 
     #[test]
     fn what_is_renamed_with_a_mailbox_above_is_not_told() {
         let mut journal = Journal::new(Lsn(100));
         let begin = journal.last();
-        let rename = |from: &str, to: &str| {
+        let rename_of = |from: &str, to: &str, access: &[u8]| {
             let (from, to) = (from.to_owned(), to.to_owned());
-            AccountChange::Renamed { from, to, access: None }
+            let access = (!access.is_empty()).then(|| access.into());
+            AccountChange::Renamed { from, to, access }
         };
+        let rename = |from: &str, to: &str| rename_of(from, to, b"");
         for (from, to) in [("a", "b"), ("a/x", "b/x"), ("a/x/y", "b/x/y"), ("ab", "bb")] {
             journal.push(Lsn(200), rename(from, to));
         }
         journal.push(Lsn(300), rename("b/x", "c/x"));
         let expected = [rename("a", "b"), rename("ab", "bb"), rename("b/x", "c/x")];
         assert_eq!(journal.since(begin).unwrap(), expected);
+        // But for what others can see.
+        let known = journal.last();
+        for (name, access) in [("a", "1"), ("a/x", "1"), ("a/y", "2"), ("a/y/z", "2")] {
+            let (from, to) = (name.to_owned(), name.replace('a', "b"));
+            journal.push(Lsn(400), rename_of(&from, &to, access.as_bytes()));
+        }
+        journal.push(Lsn(400), rename_of("a/y/z/u", "b/y/z/u", b"1"));
+        let expected = [
+            rename_of("a", "b", b"1"),
+            rename_of("a/y", "b/y", b"2"),
+            rename_of("a/y/z/u", "b/y/z/u", b"1"),
+        ];
+        assert_eq!(journal.since(known).unwrap(), expected);
     }
 
     #[test]

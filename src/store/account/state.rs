@@ -391,9 +391,13 @@ impl AccountState {
                 None => return,
             },
             Effect::Subscription { name, .. } => AccountChange::Subscription(name.clone()),
-            Effect::Property { key, .. } if is_access_list(key) => {
-                AccountChange::Access(key.1, access_to(key.1))
-            }
+            Effect::Property { key, value, .. } if is_access_list(key) => match name_of(key.1) {
+                Some(name) => {
+                    let after = value.as_ref().map(|list| list.as_slice().into());
+                    AccountChange::Access { name, before: access_to(key.1), after }
+                }
+                None => return,
+            },
             Effect::Property { key: (PropertyKind::Metadata, mailbox, key), .. } => {
                 AccountChange::Annotation(*mailbox, key.clone())
             }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    model::{AccessList, Rights, Subject},
     plant::{Plant, plant},
     runtime::{device::memory::Faults, simulation::split_mix},
-    store::{AccountChange, FeedEvent, MessageChange, Subscription},
+    store::{AccessListThen, AccountChange, FeedEvent, MessageChange, Subscription},
 };
 
 /// Known messages: their mod-sequences by UID, for each mailbox.
@@ -301,6 +302,27 @@ fn changes_are_noted_while_somebody_follows() {
             AccountChange::Created(name("a/b")),
             AccountChange::Renamed { from: name("a"), to: name("c"), access: None },
             AccountChange::Deleted { name: name("c/b"), access: None },
+        ];
+        assert_eq!(changes, expected);
+        // An access list is noted with the name of that moment.
+        let c = account.mailbox_by_name("c").unwrap().id;
+        let mut lists = vec![None];
+        for user in ["bob", "carol"] {
+            let subject = Subject::parse(user).unwrap();
+            let set = |list: &mut AccessList| Ok(list.set(subject, Rights::ALL)?);
+            account.change_access_list(c, set).await.unwrap();
+            lists.push(account.with_access_list(c, |list| list.map(Into::into)));
+        }
+        account.rename_mailbox("c", "d").await.unwrap();
+        let (changes, latest) = account.changed_after(latest).expect("followed");
+        let changed = |before: &AccessListThen, after: &AccessListThen| {
+            let (before, after) = (before.clone(), after.clone());
+            AccountChange::Access { name: name("c"), before, after }
+        };
+        let expected = [
+            changed(&lists[0], &lists[1]),
+            changed(&lists[1], &lists[2]),
+            AccountChange::Renamed { from: name("c"), to: name("d"), access: lists[2].clone() },
         ];
         assert_eq!(changes, expected);
         assert_eq!(account.changed_after(latest), Some((Vec::new(), latest)));

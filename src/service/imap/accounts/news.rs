@@ -1,9 +1,9 @@
 //! What changed in an account, as one user may know it: decided where the account is, with the
 //! rights of that moment (RFC 5465 5: `l` and `r`).
 //!
-//! Of a mailbox that the user may not look up, or could not when it was deleted, nothing is told,
-//! nor that something happened below the one above it. Of annotations, an account tells others only
-//! those that all users share.
+//! A name is told only if the user may look it up now, or could when it was taken, deleted or
+//! renamed; nor is he told, of others, that something happened below the one above them. Of
+//! annotations, an account tells others only those that all users share.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,9 +24,6 @@ const INBOX: &str = "INBOX";
 
 /// Changes looked at before other sessions get their turn.
 const CHANGES_PER_TURN: usize = 64;
-
-/// Mailboxes below one that was renamed that are told of one by one.
-const RENAMED_BELOW_MAX: usize = 256;
 
 /// The mailboxes of an account that a session asks about, by their names there. More than it wants
 /// may be among them.
@@ -168,8 +165,11 @@ impl Holding {
                 AccountChange::Renamed { from, to, access } => {
                     self.tell_renamed(&mut news, &interest, (from, to), access).await?;
                 }
-                AccountChange::Access(mailbox, before) => {
-                    collected.access.entry(mailbox).or_insert(before);
+                AccountChange::Access { name, before, after } => {
+                    let may_look_up = |list: AccessListThen| {
+                        self.rights_by(list.as_deref()).contain(Right::Lookup)
+                    };
+                    collected.access(name, may_look_up(before), may_look_up(after));
                 }
                 AccountChange::Subscription(name) if self.is_own() => {
                     news.told.push(News::Subscription(name));
@@ -184,11 +184,11 @@ impl Holding {
                 | AccountChange::Subscription(_) => {}
             }
         }
-        for (mailbox, before) in collected.access {
-            let may_look_up = self.rights_by(before.as_deref()).contain(Right::Lookup);
-            let Some((info, rights)) = self.get(mailbox) else { continue };
-            if may_look_up != rights.contain(Right::Lookup) {
-                self.tell_name(&mut news, &interest, info.name, NameChange::Access).await?;
+        for (name, Known { at_first, ever }) in collected.access {
+            // The mailbox may have yet another name now, which is not the user's concern.
+            let is_other = if self.may_look_up(&name) { !at_first } else { ever };
+            if is_other {
+                self.tell_name(&mut news, &interest, name, NameChange::Access).await?;
             }
         }
         let mut news = news.told;
@@ -247,34 +247,21 @@ impl Holding {
         (from, to): (String, String),
         access: AccessListThen,
     ) -> Result<(), Failure> {
-        let mut renamed = Vec::new();
-        if self.may_look_up(&to) {
-            renamed.push((from, to));
-        } else if self.find(&to).is_some() {
-            // Of those below it the user may see some.
-            let begin = format!("{to}{SEPARATOR}");
-            let mut top: Option<String> = None;
-            for listed in self.listed_after(Some(&begin), RENAMED_BELOW_MAX).await {
-                let name = listed.info.name;
-                let Some(rest) = name.strip_prefix(&begin) else { break };
-                let is_below = |top: &String| {
-                    name.strip_prefix(top.as_str()).is_some_and(|it| it.starts_with(SEPARATOR))
-                };
-                if !top.as_ref().is_some_and(is_below) {
-                    renamed.push((format!("{from}{SEPARATOR}{rest}"), name.clone()));
-                    top = Some(name);
-                }
-            }
-        } else if self.rights_by(access.as_deref()).contain(Right::Lookup) {
-            // It has yet another name, or none any more, which is told of later.
+        let is_told = news.renames.have_told(&from, &to);
+        if is_told || !self.rights_by(access.as_deref()).contain(Right::Lookup) {
+            return Ok(());
+        }
+        if !self.may_look_up(&to) {
+            // It has yet another name, or none any more, or was taken: which is told of later.
             return self.tell_name(news, interest, from, NameChange::Made).await;
         }
-        for (from, to) in renamed {
-            let is_shown = self.shows(interest, &from) || self.shows(interest, &to);
-            if is_shown && news.is_new(&to, Some(&from)) {
-                let told = self.name_news(to, Some(from), NameChange::Made).await?;
-                news.told.push(News::Name(told));
-            }
+        if !self.shows(interest, &from) && !self.shows(interest, &to) {
+            return Ok(());
+        }
+        news.renames.tell(&from, &to);
+        if news.is_new(&to, Some(&from)) {
+            let told = self.name_news(to, Some(from), NameChange::Made).await?;
+            news.told.push(News::Name(told));
         }
         Ok(())
     }
@@ -345,6 +332,7 @@ struct Names {
     told: Vec<News>,
     /// With the old name, where there is one.
     names: BTreeSet<(String, Option<String>)>,
+    renames: Renames,
 }
 
 impl Names {
@@ -353,16 +341,63 @@ impl Names {
     }
 }
 
-/// Changes that are told of once for a mailbox.
+/// The latest rename, with that of mailboxes below it, which comes behind it: one who is told of a
+/// mailbox knows of those below.
+#[derive(Default)]
+struct Renames {
+    /// The highest mailbox: its old name and its new one.
+    top: (String, String),
+    /// The same of those that are told of.
+    told: BTreeMap<String, String>,
+}
+
+impl Renames {
+    /// Whether a mailbox was renamed with one above it that is told of.
+    fn have_told(&mut self, from: &str, to: &str) -> bool {
+        if !is_moved_with((&self.top.0, &self.top.1), (from, to)) {
+            self.top = (from.to_owned(), to.to_owned());
+            self.told.clear();
+        }
+        from.match_indices(SEPARATOR).any(|(end, _)| {
+            let above = from.get(..end).and_then(|above| self.told.get_key_value(above));
+            above.is_some_and(|(old, new)| is_moved_with((old, new), (from, to)))
+        })
+    }
+
+    fn tell(&mut self, from: &str, to: &str) {
+        self.told.insert(from.to_owned(), to.to_owned());
+    }
+}
+
+/// Whether names, old and new, are below others in the same way.
+fn is_moved_with(above: (&str, &str), (from, to): (&str, &str)) -> bool {
+    let rest = from.strip_prefix(above.0).filter(|rest| rest.starts_with(SEPARATOR));
+    rest.is_some() && rest == to.strip_prefix(above.1)
+}
+
+/// Whether the user could look up a name, as far as access lists changed.
+struct Known {
+    /// Before the first change.
+    at_first: bool,
+    /// Before or after any.
+    ever: bool,
+}
+
+/// Changes that are told of once for a mailbox or name.
 #[derive(Default)]
 struct Collected {
     messages: BTreeMap<MailboxId, MessageChanges>,
-    /// The access lists before.
-    access: BTreeMap<MailboxId, AccessListThen>,
+    access: BTreeMap<String, Known>,
     annotations: Vec<AnnotationNews>,
 }
 
 impl Collected {
+    /// Another access list: whether the user could look up the name before, and after.
+    fn access(&mut self, name: String, before: bool, after: bool) {
+        let known = self.access.entry(name).or_insert(Known { at_first: before, ever: false });
+        known.ever |= before || after;
+    }
+
     fn annotation(&mut self, of: Annotated, entry: String) {
         match self.annotations.iter_mut().find(|it| it.of == of) {
             Some(told) => told.entries.push(entry),
