@@ -16,7 +16,7 @@ use super::{
     },
     folder::{self, Folder},
     namespace::{NameWalk, Namespace, OTHER_USERS, SHARED, inbox_of},
-    reply::Failure,
+    reply::{Done, Failure},
     selected::{Selected, Wanted},
     state::Session,
     watched::{Followed, Group, Own, SelectedWishes, Watched, Which},
@@ -26,6 +26,7 @@ use crate::{
     protocol::imap::{
         Attributes, Code, ListItem, MailboxName, SEPARATOR, Status, StatusValues, Updates,
         mailbox::status::StatusItems,
+        message::fetch::is_fetch_list,
         session::notify::{EventGroup, Events, NotifyMailboxes, NotifySet},
     },
     runtime::connection::ConnectionError,
@@ -395,19 +396,30 @@ impl Session {
             return Ok(());
         }
         let arrived = selected.take_arrived();
-        let mut commands = Vec::new();
-        if wanted.is_empty() {
-            commands.extend(fetch.filter(|_| !arrived.is_empty()).map(|it| (arrived, it)));
-        } else {
-            commands = fetches(selected.numbering(), &arrived, fetch.as_deref(), &wanted);
-        }
-        for (ranges, items) in commands {
-            // What cannot be read now, the client can ask for.
-            let fetched = (self.runner)(self, fetch_command(&ranges, &items)).await;
-            if let Err(failure @ Failure::Leave(_)) = fetched {
-                return Err(failure);
+        let fetches = match &fetch {
+            _ if arrived.is_empty() => return Ok(()),
+            Some(fetch) if wanted.is_empty() => vec![(arrived, vec![&fetch[..]])],
+            _ => fetches(selected.numbering(), &arrived, fetch.as_deref(), &wanted),
+        };
+        for (ranges, lists) in fetches {
+            for items in together(lists) {
+                self.fetch_unasked(fetch_command(&ranges, &items)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// What cannot be read now, the client can ask for: it is told so.
+    async fn fetch_unasked(&mut self, command: Vec<u8>) -> Result<(), Failure> {
+        let (status, code, text) = match (self.runner)(self, command).await {
+            Err(failure @ Failure::Leave(_)) => return Err(failure),
+            Err(Failure::No { code, text } | Failure::Bad { code, text }) => {
+                (Status::No, code, text)
+            }
+            Ok(Done::Ok { code: Some(code), text }) => (Status::Ok, Some(code), text.into()),
+            Ok(_) | Err(Failure::UidRequired) => return Ok(()),
+        };
+        self.writer().untagged(status, code, &text);
         Ok(())
     }
 
@@ -552,32 +564,32 @@ pub(super) async fn listen(
 /// Ranges of UIDs, first and last.
 type UidRanges = Vec<(Uid, Uid)>;
 
-/// What is to be fetched of the messages that have `arrived`: all of them for NOTIFY, and those
-/// that are wanted for results.
-fn fetches(
+/// What is to be fetched of the messages that have `arrived`, as lists of items: all of them for
+/// NOTIFY, and those that are wanted for results.
+fn fetches<'a>(
     numbering: &Snapshot,
     arrived: &[(Uid, Uid)],
-    fetch: Option<&[u8]>,
-    wanted: &[Wanted],
-) -> Vec<(UidRanges, Vec<u8>)> {
-    let mut fetches: Vec<(UidRanges, Vec<u8>)> = Vec::new();
+    fetch: Option<&'a [u8]>,
+    wanted: &'a [Wanted],
+) -> Vec<(UidRanges, Vec<&'a [u8]>)> {
+    let mut groups: Vec<(UidRanges, Vec<&'a [u8]>)> = Vec::new();
     for &(first, last) in arrived {
         let start = numbering.lower_bound(first);
         for message in numbering.iter_from(start).take_while(|message| message.uid <= last) {
             let uid = message.uid;
             let wants = |it: &&Wanted| it.uids.binary_search(&uid).is_ok();
             let lists = wanted.iter().filter(wants).map(|it| &it.fetch[..]);
-            let items = together(fetch.into_iter().chain(lists));
-            match fetches.last_mut() {
-                _ if items.is_empty() => {}
-                Some((ranges, same)) if *same == items && ranges.len() < RANGES_AT_ONCE => {
+            let lists: Vec<&'a [u8]> = fetch.into_iter().chain(lists).collect();
+            match groups.last_mut() {
+                _ if lists.is_empty() => {}
+                Some((ranges, same)) if *same == lists && ranges.len() < RANGES_AT_ONCE => {
                     add(ranges, uid);
                 }
-                _ => fetches.push((vec![(uid, uid)], items)),
+                _ => groups.push((vec![(uid, uid)], lists)),
             }
         }
     }
-    fetches
+    groups
 }
 
 /// Adds a UID above those in `ranges`.
@@ -588,18 +600,20 @@ fn add(ranges: &mut UidRanges, uid: Uid) {
     }
 }
 
-/// One list of items, of several in parentheses. One that comes again is fetched once.
-fn together<'a>(lists: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut items = Vec::new();
+/// As few lists of items as have all of `lists`, each with as many as one FETCH may have. An item
+/// that comes again in one is fetched once.
+fn together<'a>(lists: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut fetched: Vec<Vec<u8>> = Vec::new();
     for list in lists {
         let inner = list.strip_prefix(b"(").and_then(|it| it.strip_suffix(b")")).unwrap_or(list);
-        items.push(if items.is_empty() { b'(' } else { b' ' });
-        items.extend_from_slice(inner);
+        let joined = fetched.last().and_then(|last| last.strip_suffix(b")"));
+        let joined = joined.map(|last| [last, b" ", inner, b")"].concat());
+        match (fetched.last_mut(), joined.filter(|list| is_fetch_list(list))) {
+            (Some(last), Some(joined)) => *last = joined,
+            _ => fetched.push([b"(", inner, b")"].concat()),
+        }
     }
-    if !items.is_empty() {
-        items.push(b')');
-    }
-    items
+    fetched
 }
 
 fn fetch_command(ranges: &[(Uid, Uid)], items: &[u8]) -> Vec<u8> {

@@ -22,7 +22,7 @@ const FIELDS_MAX: usize = 500;
 
 /// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att / "(" fetch-att *(SP
 /// fetch-att) ")") [SP "(" fetch-modifier *(SP fetch-modifier) ")"]`. Macros are expanded; repeated
-/// items are dropped.
+/// items are dropped, also those that differ in `PEEK` only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetch<'a> {
     /// Its `UID` form.
@@ -98,6 +98,12 @@ impl FetchItem<'_> {
         )
     }
 
+    fn toggle_peek(&mut self) {
+        if let FetchItem::Section { peek, .. } | FetchItem::Binary { peek, .. } = self {
+            *peek = !*peek;
+        }
+    }
+
     /// Whether fetching it sets `\Seen` (RFC 3501 6.4.5).
     pub fn sets_seen(&self) -> bool {
         matches!(
@@ -168,13 +174,14 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         if vanished && !(uid && changed_since.is_some()) {
             return Err("VANISHED is for UID FETCH with CHANGEDSINCE");
         }
-        if changed_since.is_some() {
-            push(&mut items, FetchItem::ModSeq)?;
+        // What is implied does not count as one of the client's items.
+        if changed_since.is_some() && !items.contains(&FetchItem::ModSeq) {
+            items.push(FetchItem::ModSeq);
         }
         // RFC 3501 6.4.8: the UID is sent whether requested or not.
         let uid_is_implied = uid && !items.contains(&FetchItem::Uid);
         if uid_is_implied {
-            push(&mut items, FetchItem::Uid)?;
+            items.push(FetchItem::Uid);
         }
         Ok(Fetch { uid, set, items, uid_is_implied, changed_since, vanished, partial })
     }
@@ -200,11 +207,24 @@ pub(in crate::protocol::imap) fn fetch_items<'a>(
     Ok(items)
 }
 
-/// Adds an item unless it is already there.
-fn push<'a>(items: &mut Vec<FetchItem<'a>>, item: FetchItem<'a>) -> Parsed<()> {
+/// Whether `list`, with its parentheses, is one that a FETCH may have.
+pub fn is_fetch_list(list: &[u8]) -> bool {
+    fetch_items(&mut Cursor::new(list)).is_ok()
+}
+
+/// Adds an item unless it is already there: with and without `PEEK` it is one, which sets `\Seen`.
+fn push<'a>(items: &mut Vec<FetchItem<'a>>, mut item: FetchItem<'a>) -> Parsed<()> {
     if items.contains(&item) {
         return Ok(());
     }
+    item.toggle_peek();
+    if let Some(other) = items.iter_mut().find(|it| **it == item) {
+        if !item.sets_seen() {
+            other.toggle_peek();
+        }
+        return Ok(());
+    }
+    item.toggle_peek();
     if items.len() == ITEMS_MAX {
         return Err("too many fetch items");
     }
