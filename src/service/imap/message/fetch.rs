@@ -105,7 +105,9 @@ impl Handler for Fetch<'_> {
             };
             let start = (session.channel.flushes(), session.channel.connection.output().len());
             match answer.write(session, self).await {
-                Ok(()) => {}
+                Ok(None) => {}
+                // Of an item that it has not got.
+                Ok(failure) => trouble = failure,
                 Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
                 // Nothing of it has been sent: leave this message out and go on with the others.
                 Err(failure) if session.channel.flushes() == start.0 => {
@@ -196,7 +198,14 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
+    /// Returns why it lacks an item: a part of a transfer encoding that is not known is no reason
+    /// to withhold the others.
+    async fn write(
+        &mut self,
+        session: &mut Session,
+        fetch: &Fetch<'_>,
+    ) -> Result<Option<Failure>, Failure> {
+        let (mut lacking, mut has_items) = (None, self.tell_flags);
         let (condstore, uid_only) = (session.condstore(), session.uid_only());
         // RFC 7162 3.2.4: it tells of a change, too.
         let adds_uid = self.tell_flags
@@ -240,13 +249,23 @@ impl Answer<'_> {
                     response.thread_id(session.channel.connection.output(), id);
                 }
                 FetchItem::SaveDate => response.save_date(out, self.message.save_date),
-                item => self.write_content(session, &mut response, item).await?,
+                item => match self.write_content(session, &mut response, item).await {
+                    Err(failure) if is_unknown_encoding(&failure) => {
+                        lacking = Some(failure);
+                        continue;
+                    }
+                    written => written?,
+                },
             }
+            has_items |= !(fetch.uid_is_implied && *item == FetchItem::Uid);
             // A hundred items may each be as long as the longest header.
             session.channel.flush_if_full().await?;
         }
+        if let Some(failure) = lacking.take_if(|_| !has_items) {
+            return Err(failure);
+        }
         response.end(session.channel.connection.output());
-        Ok(())
+        Ok(lacking)
     }
 
     fn flags(&self, response: &mut FetchResponse, out: &mut Vec<u8>) {
@@ -442,6 +461,11 @@ impl Answer<'_> {
             piece = next;
         }
     }
+}
+
+/// It is found before anything of the item is written.
+fn is_unknown_encoding(failure: &Failure) -> bool {
+    matches!(failure, Failure::No { code: Some(Code::UnknownCte), .. })
 }
 
 /// `range` cut to what a partial fetch asks for (RFC 3501 6.4.5).
