@@ -163,10 +163,10 @@ def dovecot(count):
 
 
 def found(answer):
-    """What is told of a SEARCH, SORT or THREAD: all, or its beginning."""
+    """What is told of a SEARCH, SORT or THREAD: all, or its beginning, which was kept of it."""
     for line in answer.split(b"\r\n"):
         if line.startswith((b"* SEARCH", b"* SORT", b"* THREAD")):
-            return line.rstrip()
+            return line[:60_000].rstrip()
     return None
 
 
