@@ -16,13 +16,19 @@ cargo build --release --bins --target "$host" --target-dir target
 passed=0
 for source in fuzz_targets/*.rs; do
   name=$(basename "$source" .rs)
-  mkdir -p "corpus/$name" "artifacts/$name"
+  mkdir -p "corpus/$name" "artifacts/$name" "seeds/$name"
   echo "fuzzing $name for $seconds s"
   "target/$host/release/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
     -max_len=65536 -verbosity=0 -print_final_stats=1 -artifact_prefix="artifacts/$name/" \
-    "corpus/$name" "seeds/$name" 2>&1 | grep -E '^stat::number_of_executed|ERROR|panicked|Test unit' || true
+    "corpus/$name" "seeds/$name" > "artifacts/$name.log" 2>&1 || true
+  grep -E '^stat::number_of_executed|ERROR|panicked|Test unit' "artifacts/$name.log" || true
   if compgen -G "artifacts/$name/*" > /dev/null; then
     echo "$name: findings in fuzz/artifacts/$name"
+    exit 1
+  fi
+  if ! grep -q '^stat::number_of_executed' "artifacts/$name.log"; then
+    echo "$name did not run:"
+    tail -5 "artifacts/$name.log"
     exit 1
   fi
   passed=$((passed + 1))
