@@ -5,10 +5,7 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
-use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 /// Two users of one shard and two of the other.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -16,11 +13,6 @@ const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 /// The owner of the mailbox, and its user.
 const PAIRS: [(&str, &str); 4] =
     [("alice", "alice"), ("alice", "bob"), ("alice", "carol"), ("alice", "dave")];
-
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
 
 struct Case<'k> {
     _world: SimulatedWorld<'k>,
@@ -95,7 +87,7 @@ impl Case<'_> {
 }
 
 fn each(limits: (u32, u32), mut play: impl FnMut(&mut Case<'_>)) {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for pair in PAIRS {
         play(&mut case(&kit, pair, limits));
     }

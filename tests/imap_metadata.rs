@@ -4,20 +4,10 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
-use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
-    service::imap::ImapOptions,
-};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use ringmail::service::imap::ImapOptions;
+use world::{Kit, SimulatedWorld, serve_imap};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
-
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
 
 /// Dave is the administrator.
 fn world(kit: &Kit) -> SimulatedWorld<'_> {
@@ -25,13 +15,6 @@ fn world(kit: &Kit) -> SimulatedWorld<'_> {
     options.imap =
         ImapOptions { administrators: vec!["dave@demo.test".to_owned()], ..options.imap };
     SimulatedWorld::with_options(kit, serve_imap, 0, options, 64 << 20)
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
 }
 
 #[track_caller]
@@ -49,10 +32,10 @@ const DONE: &str = "t OK GETMETADATA completed";
 /// all.
 #[test]
 fn private_values_are_each_users_own() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for user in ["bob", "carol"] {
         let world = world(&kit);
-        let (mut alice, mut guest) = (log_in(&world, "alice"), log_in(&world, user));
+        let (mut alice, mut guest) = (world.log_in("alice"), world.log_in(user));
         alice.done("CREATE box");
         alice.done(&format!("SETACL box {user}@demo.test lrw"));
         alice.done("SETMETADATA box (/private/comment \"alice's\" /shared/comment \"ours\")");
@@ -122,10 +105,10 @@ fn rights_are_asked_for_each_time() {
         ("rswip", None, false),
         ("", None, false),
     ];
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for user in ["bob", "carol"] {
         let world = world(&kit);
-        let (mut alice, mut guest) = (log_in(&world, "alice"), log_in(&world, user));
+        let (mut alice, mut guest) = (world.log_in("alice"), world.log_in(user));
         alice.done("CREATE box");
         alice.done("SETMETADATA box (/shared/comment \"x\")");
         // Something else is shared with the user, so that the account is asked.
@@ -162,12 +145,12 @@ fn rights_are_asked_for_each_time() {
 /// What the server says to all is for administrators to change, and for all to read.
 #[test]
 fn the_server_has_annotations() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = world(&kit);
-    let mut admin = log_in(&world, "dave");
+    let mut admin = world.log_in("dave");
     admin.done("SETMETADATA \"\" (/shared/admin \"mailto:dave@demo.test\")");
     for user in ["alice", "bob", "carol"] {
-        let mut client = log_in(&world, user);
+        let mut client = world.log_in(user);
         check(
             &client.answer("GETMETADATA \"\" (/shared/admin)"),
             &["* METADATA \"\" (/shared/admin \"mailto:dave@demo.test\")", DONE],
@@ -187,9 +170,9 @@ fn the_server_has_annotations() {
 /// A flood ends at a limit, and what was there before stays; so do access lists.
 #[test]
 fn floods_end_at_limits() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = world(&kit);
-    let (mut alice, mut guest) = (log_in(&world, "alice"), log_in(&world, "bob"));
+    let (mut alice, mut guest) = (world.log_in("alice"), world.log_in("bob"));
     alice.done("CREATE box");
     alice.done("SETACL box bob@demo.test lrw");
     const TOO_MANY: &str = "t NO [METADATA TOOMANY] Limit reached: annotations of a mailbox";

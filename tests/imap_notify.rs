@@ -7,26 +7,11 @@ mod demo_server;
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
 use demo_server::DemoServer;
-use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
 use transcript::{Peer, World};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
-
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
-}
 
 fn append(client: &mut Client, name: &str) {
     let text = "Subject: x\r\n\r\nbody\r\n";
@@ -48,10 +33,10 @@ impl<'k> Case<'k> {
     /// The owner has the mailboxes `box` and `secret`.
     fn new(kit: &'k Kit, (owner_name, user_name): (&'static str, &'static str)) -> Case<'k> {
         let world = SimulatedWorld::new(kit, serve_imap, 0, true);
-        let mut owner = log_in(&world, owner_name);
+        let mut owner = world.log_in(owner_name);
         owner.done("CREATE box");
         owner.done("CREATE secret");
-        let user = log_in(&world, user_name);
+        let user = world.log_in(user_name);
         Case { world, owner, user, owner_name, user_name }
     }
 
@@ -80,7 +65,7 @@ fn told(world: &SimulatedWorld<'_>, client: &mut Client) -> String {
 }
 
 fn each(play: impl Fn(&mut Case<'_>)) {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for pair in PAIRS {
         play(&mut Case::new(&kit, pair));
     }
@@ -277,7 +262,7 @@ const LATE: [(&[&str], &[&str]); 15] = [
 fn who_reads_late_is_told_of_names_that_he_could_look_up() {
     for pair in PAIRS {
         for (commands, expected) in LATE {
-            let kit = kit();
+            let kit = Kit::of(&USERS);
             let mut case = Case::new(&kit, pair);
             case.owner.done("CREATE above/shown/too");
             for name in ["box", "above/shown", "above/shown/too"] {
@@ -343,7 +328,7 @@ fn accounts_are_followed_once_they_share_something() {
         case.user.done("NOTIFY SET (subscribed (MessageNew MessageExpunge))");
         append(&mut case.owner, "box");
         assert_eq!(case.told(), "");
-        let mut other = log_in(&case.world, case.user_name);
+        let mut other = case.world.log_in(case.user_name);
         for subscribe in [true, false] {
             if subscribe {
                 case.user.done(&format!("SUBSCRIBE {name}"));
@@ -359,12 +344,12 @@ fn accounts_are_followed_once_they_share_something() {
 
 #[test]
 fn public_mailboxes_and_the_server_are_watched() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for (admin, user) in [("alice", "bob"), ("bob", "alice"), ("carol", "dave")] {
         let mut options = world::options(true);
         options.imap.administrators = vec![format!("{admin}@demo.test")];
         let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
-        let (mut admin, mut user) = (log_in(&world, admin), log_in(&world, user));
+        let (mut admin, mut user) = (world.log_in(admin), world.log_in(user));
         user.done(&format!(
             "NOTIFY SET (subtree Shared {EVERYTHING}) (mailboxes none (ServerMetadataChange))"
         ));
@@ -393,9 +378,9 @@ fn public_mailboxes_and_the_server_are_watched() {
 /// mailbox is one.
 #[test]
 fn who_takes_nothing_gets_an_overflow() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let (mut lazy, mut busy) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    let (mut lazy, mut busy) = (world.log_in("alice"), world.log_in("alice"));
     busy.done("CREATE box");
     let watch = format!("NOTIFY SET (selected NONE) (personal {EVERYTHING})");
     for (renames, overflows) in [(1_000, false), (1_030, true)] {
@@ -445,9 +430,9 @@ fn who_takes_nothing_gets_an_overflow() {
 
 #[test]
 fn names_and_groups_have_limits() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let (mut client, mut other) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
     other.done("CREATE box");
     let set = |names: usize| {
         let names: Vec<String> = (1..names).map(|number| format!("none/{number}")).collect();
@@ -476,7 +461,7 @@ fn names_and_groups_have_limits() {
 /// A session tells that it cannot know, and others go on.
 #[test]
 fn an_owner_that_has_gone_ends_it() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = Case::new(&kit, ("alice", "bob"));
     case.grant("box", "lr");
     let watch = format!("NOTIFY SET (mailboxes {} {EVERYTHING})", case.name("box"));
@@ -494,9 +479,9 @@ fn an_owner_that_has_gone_ends_it() {
 /// After RFC 8437 the next user hears nothing of what the one before watched.
 #[test]
 fn it_ends_with_the_log_in() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let (mut client, mut other) = (log_in(&world, "alice"), log_in(&world, "alice"));
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
     client.done(&format!("NOTIFY SET (personal {EVERYTHING})"));
     client.done("UNAUTHENTICATE");
     client.done("LOGIN carol@demo.test demo");
@@ -525,7 +510,7 @@ fn annotations_of_others_are_told_to_who_enabled_that() {
         let told = case.user.done("NOOP");
         assert!(told.starts_with(&format!("* METADATA {name} /shared/comment\r\nt OK ")), "{told}");
         // The user's own notes, of this mailbox, by another of his sessions.
-        let mut other = log_in(&case.world, case.user_name);
+        let mut other = case.world.log_in(case.user_name);
         other.done(&format!("SETMETADATA {name} (/private/comment \"mine\")"));
         let told = case.user.done("NOOP");
         assert!(told.starts_with(&format!("* METADATA {name} /private/comment\r\n")), "{told}");

@@ -18,13 +18,6 @@ fn impatient() -> ServiceOptions {
     options
 }
 
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
-}
-
 fn fill(client: &mut Client) {
     client.done("CREATE box");
     for number in 0..MESSAGES {
@@ -49,7 +42,7 @@ fn progress(told: &str) -> Vec<(String, String)> {
 fn a_long_search_tells_how_far_it_is() {
     let kit = Kit::new();
     let world = SimulatedWorld::with_options(&kit, serve_imap, 0, impatient(), 64 << 20);
-    let mut client = log_in(&world, "alice");
+    let mut client = world.log_in("alice");
     fill(&mut client);
     for (command, goal, answer) in [
         ("SEARCH BODY \"body of 2\"", &*MESSAGES.to_string(), "* SEARCH 3 21 22 23"),
@@ -78,7 +71,7 @@ fn a_change_that_waits_says_so() {
     let kit = Kit::new();
     for entry in [0, 1] {
         let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
-        let mut client = log_in(&world, "alice");
+        let mut client = world.log_in("alice");
         fill(&mut client);
         for command in ["COPY 1:5 box", "MOVE 1:5 box", "EXPUNGE"] {
             if command == "EXPUNGE" {
@@ -98,7 +91,7 @@ fn a_change_that_waits_says_so() {
 fn a_tag_that_would_end_the_code_is_not_told() {
     let kit = Kit::new();
     let world = SimulatedWorld::with_options(&kit, serve_imap, 0, impatient(), 64 << 20);
-    let mut client = log_in(&world, "alice");
+    let mut client = world.log_in("alice");
     fill(&mut client);
     client.say("a]b SEARCH BODY x\r\n");
     let told = client.read_to("a]b OK");

@@ -4,21 +4,10 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
-use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
-    model::QuotaLimits,
-    service::imap::ImapOptions,
-};
-use world::{ALICE, AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use ringmail::{model::QuotaLimits, service::imap::ImapOptions};
+use world::{ALICE, Client, Kit, SimulatedWorld, serve_imap};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
-
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
 
 /// Dave is the administrator.
 fn world(kit: &Kit) -> SimulatedWorld<'_> {
@@ -26,13 +15,6 @@ fn world(kit: &Kit) -> SimulatedWorld<'_> {
     options.imap =
         ImapOptions { administrators: vec!["dave@demo.test".to_owned()], ..options.imap };
     SimulatedWorld::with_options(kit, serve_imap, 0, options, 64 << 20)
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
 }
 
 fn append(client: &mut Client, mailbox: &str, octets: usize) -> String {
@@ -52,9 +34,9 @@ const NO_MAILBOX: &str = "t NO [NONEXISTENT] No such mailbox";
 /// The example of RFC 9208 4.1.3, with this server's names.
 #[test]
 fn administrators_set_limits() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = world(&kit);
-    let (mut admin, mut alice) = (log_in(&world, "dave"), log_in(&world, "alice"));
+    let (mut admin, mut alice) = (world.log_in("dave"), world.log_in("alice"));
     append(&mut alice, "INBOX", 1500);
     let root = "\"Other Users/alice@demo.test\"";
     check(
@@ -109,10 +91,10 @@ fn administrators_set_limits() {
 /// account or a mailbox exists.
 #[test]
 fn others_learn_and_change_nothing() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for user in ["bob", "carol"] {
         let world = world(&kit);
-        let (mut alice, mut guest) = (log_in(&world, "alice"), log_in(&world, user));
+        let (mut alice, mut guest) = (world.log_in("alice"), world.log_in(user));
         alice.done("CREATE hidden");
         alice.done("CREATE seen");
         alice.done(&format!("SETACL seen {user}@demo.test l"));
@@ -156,11 +138,11 @@ fn others_learn_and_change_nothing() {
 /// limits do not matter.
 #[test]
 fn the_owner_is_charged() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for user in ["bob", "carol"] {
         let world = world(&kit);
-        let mut admin = log_in(&world, "dave");
-        let (mut alice, mut guest) = (log_in(&world, "alice"), log_in(&world, user));
+        let mut admin = world.log_in("dave");
+        let (mut alice, mut guest) = (world.log_in("alice"), world.log_in(user));
         alice.done("CREATE shared");
         alice.done(&format!("SETACL shared {user}@demo.test lri"));
         let shared = "\"Other Users/alice@demo.test/shared\"";
@@ -197,9 +179,9 @@ fn the_owner_is_charged() {
 /// What an account has by storage, in octets; and the limits of a domain are a default.
 #[test]
 fn octets_are_limited_too() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = world(&kit);
-    let mut alice = log_in(&world, "alice");
+    let mut alice = world.log_in("alice");
     let partition = world.alices_partition();
     let limits = QuotaLimits { octets: Some(4096), messages: None };
     kit.simulation.run_until(partition.set_quota(ALICE, Some(limits))).expect("set");

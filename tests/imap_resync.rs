@@ -4,25 +4,10 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
-use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 /// Alice owns the mailbox; the others are on both shards.
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
-
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
-}
 
 fn fill(client: &mut Client, count: usize) {
     client.done("CREATE box");
@@ -53,12 +38,12 @@ fn number(told: &str, label: &str) -> u64 {
 /// Plays a case for each user as the one who comes back; the owner changes the mailbox.
 fn each(count: usize, play: impl Fn(&mut Client, &mut Client, &str)) {
     for user in USERS {
-        let kit = kit();
+        let kit = Kit::of(&USERS);
         let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-        let mut owner = log_in(&world, "alice");
+        let mut owner = world.log_in("alice");
         fill(&mut owner, count);
         owner.done("SELECT box");
-        let mut client = log_in(&world, user);
+        let mut client = world.log_in(user);
         client.done("ENABLE QRESYNC");
         play(&mut owner, &mut client, name(user));
     }
@@ -140,9 +125,9 @@ fn what_the_server_has_forgotten_is_found_from_absent_uids() {
 /// RFC 7162 3.1.2.2, 3.2.10: the parameter is ignored, and expunges are told by numbers.
 #[test]
 fn mailboxes_without_mod_sequences_are_not_resynchronized() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut owner = log_in(&world, "alice");
+    let mut owner = world.log_in("alice");
     fill(&mut owner, 3);
     owner.done("SELECT box");
     world.with_account(async |alice| {
@@ -150,7 +135,7 @@ fn mailboxes_without_mod_sequences_are_not_resynchronized() {
         alice.set_seen_is_personal(mailbox, true).await.expect("set");
     });
     for user in ["bob", "carol"] {
-        let mut client = log_in(&world, user);
+        let mut client = world.log_in(user);
         client.done("ENABLE QRESYNC");
         let validity = number(&client.done(&format!("SELECT {}", name(user))), "[UIDVALIDITY ");
         let told = client.done(&format!("SELECT {} (QRESYNC ({validity} 1))", name(user)));

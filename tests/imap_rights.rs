@@ -132,13 +132,6 @@ fn outcome(answer: &str) -> Outcome {
     }
 }
 
-fn log_in(world: &SimulatedWorld<'_>) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    done(&mut client, "LOGIN alice@demo.test demo");
-    client
-}
-
 /// Two clients of one user, and the mailboxes `box` and `other` with two messages each, the first
 /// of which is `\Deleted`.
 struct Case<'k> {
@@ -150,13 +143,13 @@ struct Case<'k> {
 impl<'k> Case<'k> {
     fn new(kit: &'k Kit) -> Case<'k> {
         let world = SimulatedWorld::new(kit, serve, 0, true);
-        let mut admin = log_in(&world);
+        let mut admin = world.log_in("alice");
         for name in ["box", "other"] {
             done(&mut admin, &format!("CREATE {name}"));
             done(&mut admin, &format!("APPEND {name} (\\Deleted) {{3+}}\r\nx\r\n"));
             done(&mut admin, &format!("APPEND {name} {{3+}}\r\nx\r\n"));
         }
-        let user = log_in(&world);
+        let user = world.log_in("alice");
         Case { world, admin, user }
     }
 
@@ -421,7 +414,7 @@ fn rights_are_those_of_the_moment() {
     case.restrict("i");
     let told = case.user.read_to("* BYE");
     assert_eq!(told, "* BYE The selected mailbox may no longer be read\r\n");
-    case.user = log_in(&case.world);
+    case.user = case.world.log_in("alice");
     assert_eq!(outcome(&answer(&mut case.user, "SELECT box")), Outcome::Refused);
     case.restrict("r");
     done(&mut case.user, "SELECT box");

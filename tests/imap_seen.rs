@@ -4,14 +4,11 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
-
 use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
     model::{AccountId, Flags, MailboxId, SeenSet, Uid},
     store::{PropertyKind, SeenIn},
 };
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 /// Their numbers begin at 1. Some are on each shard.
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
@@ -21,24 +18,12 @@ fn number(name: &str) -> AccountId {
     AccountId(index as u64 + 1)
 }
 
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
 fn answer(client: &mut Client, command: &str) -> String {
     client.answer(command)
 }
 
 fn done(client: &mut Client, command: &str) -> String {
     client.done(command)
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    done(&mut client, &format!("LOGIN {name}@demo.test demo"));
-    client
 }
 
 /// Whose mailbox it is.
@@ -70,14 +55,14 @@ impl<'k> Case<'k> {
             Owner::Alice => "\"Other Users/alice@demo.test/box\"",
             Owner::Public => "Shared/box",
         };
-        let [user, other] = names.map(|name| log_in(&world, name));
+        let [user, other] = names.map(|name| world.log_in(name));
         let case = Case { world, owner, user_name: names[0], user, other, name };
         // One who may create it.
         let (user, made) = match owner {
             Owner::Alice => ("alice", "box"),
             Owner::Public => ("bob", name),
         };
-        let mut maker = log_in(&case.world, user);
+        let mut maker = case.world.log_in(user);
         done(&mut maker, &format!("CREATE {made}"));
         done(&mut maker, &format!("SETACL {made} authuser lrswitekx"));
         if owner == Owner::Alice {
@@ -132,7 +117,7 @@ impl<'k> Case<'k> {
 
 /// Plays a case with a mailbox on the user's shard and on another one.
 fn each(play: impl Fn(&mut Case<'_>)) {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for owner in [Owner::Alice, Owner::Public] {
         for names in [["bob", "carol"], ["carol", "bob"], ["dave", "erin"], ["erin", "frank"]] {
             play(&mut Case::new(&kit, owner, names));
@@ -224,10 +209,10 @@ fn seen_is_each_users_own_everywhere() {
 /// In his own mailbox an owner has the shared flag.
 #[test]
 fn owners_have_the_flag() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in [["bob", "carol"], ["carol", "dave"], ["dave", "erin"]] {
         let mut case = Case::new(&kit, Owner::Alice, names);
-        let mut owner = log_in(&case.world, "alice");
+        let mut owner = case.world.log_in("alice");
         done(&mut owner, "SELECT box");
         assert_eq!(
             (found(&mut owner, "SEEN"), unseen(&mut owner, "box")),
@@ -254,7 +239,7 @@ fn owners_have_the_flag() {
 #[test]
 fn other_sessions_of_the_same_user_hear_of_it() {
     each(|case| {
-        let mut second = log_in(&case.world, case.user_name);
+        let mut second = case.world.log_in(case.user_name);
         done(&mut second, &format!("SELECT {}", case.name));
         done(&mut case.other, &format!("SELECT {}", case.name));
         second.say("i IDLE\r\n");
@@ -281,8 +266,7 @@ fn other_sessions_of_the_same_user_hear_of_it() {
 #[test]
 fn the_right_to_change_it_is_needed() {
     each(|case| {
-        let mut maker =
-            log_in(&case.world, if case.owner == Owner::Alice { "alice" } else { "bob" });
+        let mut maker = case.world.log_in(if case.owner == Owner::Alice { "alice" } else { "bob" });
         let name = if case.owner == Owner::Alice { "box" } else { case.name };
         done(&mut maker, &format!("SETACL {name} -{}@demo.test s", case.user_name));
         if (case.owner, case.user_name) == (Owner::Public, "bob") {

@@ -21,24 +21,12 @@ use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 /// Two users of one shard and two of the other.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
 fn answer(client: &mut Client, command: &str) -> String {
     client.answer(command)
 }
 
 fn done(client: &mut Client, command: &str) -> String {
     client.done(command)
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    done(&mut client, &format!("LOGIN {name}@demo.test demo"));
-    client
 }
 
 /// The owner, and a user of the same shard or another one.
@@ -56,7 +44,7 @@ impl<'k> Case<'k> {
     /// The owner has the mailboxes `box`, `box/sub` and `secret`, with two messages each.
     fn new(kit: &'k Kit, (owner_name, user_name): (&'static str, &'static str)) -> Case<'k> {
         let world = SimulatedWorld::new(kit, serve_imap, 0, true);
-        let mut owner = log_in(&world, owner_name);
+        let mut owner = world.log_in(owner_name);
         for name in ["box", "box/sub", "secret"] {
             done(&mut owner, &format!("CREATE {name}"));
             for number in 1..=2 {
@@ -65,7 +53,7 @@ impl<'k> Case<'k> {
                 done(&mut owner, &format!("APPEND {name} {{{size}+}}\r\n{text}"));
             }
         }
-        let user = log_in(&world, user_name);
+        let user = world.log_in(user_name);
         Case { world, owner, user, owner_name, user_name }
     }
 
@@ -156,8 +144,7 @@ fn extended_lists_of_others_follow_rights() {
 /// RFC 6855 5: user names in UTF-8, in AUTHENTICATE and, beyond the RFC, in LOGIN.
 #[test]
 fn names_of_users_are_in_utf8() {
-    let shared = SharedDirectory::new(accounts_of(&["alice", "jürgen"]), PeerLimits::default());
-    let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+    let kit = Kit::of(&["alice", "jürgen"]);
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     for command in [
         "AUTHENTICATE PLAIN AGrDvHJnZW5AZGVtby50ZXN0AGRlbW8=",
@@ -176,7 +163,7 @@ fn names_of_users_are_in_utf8() {
 /// RFC 6855 3: names of others' mailboxes in UTF-8, on any shard.
 #[test]
 fn names_of_others_are_told_in_utf8_to_those_who_enabled_it() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for pair in PAIRS {
         let mut case = Case::new(&kit, pair);
         done(&mut case.owner, "CREATE \"Entw&APw-rfe\"");
@@ -293,7 +280,7 @@ fn an_entry_for_a_name_goes_with_its_account() {
         case.world.sleep(5);
         let told = done(&mut case.owner, "GETACL box");
         assert!(!told.contains("eve"), "{pair:?}: {told}");
-        let told = done(&mut log_in(&case.world, "eve"), "LIST \"\" *");
+        let told = done(&mut case.world.log_in("eve"), "LIST \"\" *");
         assert!(!told.contains("Other Users"), "{pair:?}: {told}");
     }
 }
@@ -316,14 +303,14 @@ fn sessions_on_a_removed_account_end() {
         let mut readers: Vec<Client> = commands
             .iter()
             .map(|_| {
-                let mut user = log_in(&case.world, pair.1);
+                let mut user = case.world.log_in(pair.1);
                 done(&mut user, &format!("SELECT {name}"));
                 user
             })
             .collect();
-        let mut own = log_in(&case.world, pair.0);
+        let mut own = case.world.log_in(pair.0);
         done(&mut own, "SELECT box");
-        let mut idle = log_in(&case.world, pair.0);
+        let mut idle = case.world.log_in(pair.0);
         for waiting in [&mut readers[4], &mut idle] {
             waiting.say("t IDLE\r\n");
             waiting.read_to("+ ");
@@ -350,7 +337,7 @@ fn sessions_on_a_removed_account_end() {
 #[test]
 fn results_of_a_mailbox_end_with_the_right_to_read_it() {
     for pair in PAIRS {
-        let kit = kit();
+        let kit = Kit::of(&USERS);
         let mut case = Case::new(&kit, pair);
         let user = format!("{}@demo.test", pair.1);
         done(&mut case.owner, &format!("SETACL box {user} lr"));
@@ -400,7 +387,7 @@ fn idle_ends_with_a_right_from_a_group() {
 
 /// Plays a case with every pair.
 fn each(play: impl Fn(&mut Case<'_>)) {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for pair in PAIRS {
         play(&mut Case::new(&kit, pair));
     }
@@ -844,12 +831,12 @@ fn many_messages_are_read_from_another_shard() {
 /// Public mailboxes are made by administrators and seen by those whom they are shared with.
 #[test]
 fn public_mailboxes_are_the_administrators() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for (admin_name, user_name) in [("alice", "bob"), ("bob", "alice"), ("carol", "dave")] {
         let mut options = world::options(true);
         options.imap.administrators = vec![format!("{admin_name}@demo.test")];
         let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
-        let (mut admin, mut user) = (log_in(&world, admin_name), log_in(&world, user_name));
+        let (mut admin, mut user) = (world.log_in(admin_name), world.log_in(user_name));
         let told = answer(&mut user, "CREATE Shared/News");
         assert!(told.starts_with("t NO [NOPERM]"), "{told}");
         done(&mut admin, "CREATE Shared/News/Local");
@@ -1051,7 +1038,7 @@ fn run(
 /// Every command against every right, both ways: with all rights but one, and with those alone that
 /// it needs.
 fn check_table(rows: &[Row], select: &str) {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for pair in [("alice", "bob"), ("alice", "carol")] {
         for row in rows {
             let (command, needs) = row;
@@ -1170,7 +1157,7 @@ fn only_who_can_create_a_target_is_told_to() {
 
 #[test]
 fn an_owner_that_does_not_answer_holds_up_only_who_asks() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = Case::new(&kit, ("alice", "bob"));
     case.grant("box", "lrs");
     let name = case.name("box");
@@ -1178,7 +1165,7 @@ fn an_owner_that_does_not_answer_holds_up_only_who_asks() {
     case.world.slow_disk();
     case.user.say("s STORE 1 +FLAGS (\\Seen)\r\n");
     case.world.settle();
-    let mut other = log_in(&case.world, "bob");
+    let mut other = case.world.log_in("bob");
     done(&mut other, "STATUS INBOX (MESSAGES)");
     let told = done(&mut other, &format!("STATUS {name} (MESSAGES)"));
     assert!(told.contains("(MESSAGES 2)"), "{told}");
@@ -1195,7 +1182,7 @@ fn an_owner_that_does_not_answer_holds_up_only_who_asks() {
 
 #[test]
 fn an_owner_that_has_gone_is_told() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = Case::new(&kit, ("alice", "bob"));
     case.grant("box", "lrs");
     let name = case.name("box");
@@ -1259,14 +1246,14 @@ fn rights_go_with_accounts_and_not_with_names() {
             let renamed = users.iter_mut().find(|(_, name)| name == user_name);
             renamed.expect("there").1 = "zoe".to_owned();
         });
-        let mut zoe = log_in(&case.world, "zoe");
+        let mut zoe = case.world.log_in("zoe");
         done(&mut zoe, &format!("SELECT {}", case.name("box")));
         // So does the owner: his mailboxes are below the new one.
         with(&case.world, &|users| {
             let renamed = users.iter_mut().find(|(_, name)| name == owner_name);
             renamed.expect("there").1 = "olga".to_owned();
         });
-        let mut user = log_in(&case.world, user_name);
+        let mut user = case.world.log_in(user_name);
         let told = done(&mut user, "LIST \"\" *");
         assert!(told.contains("Other Users/olga@demo.test/box\""), "{told}");
         assert!(!told.contains(&format!("Other Users/{owner_name}")), "{told}");
@@ -1284,7 +1271,7 @@ fn rights_go_with_accounts_and_not_with_names() {
             users.extend([(11, user_name.to_owned()), (12, "eve".to_owned())]);
         });
         for name in [user_name, "eve"] {
-            let mut other = log_in(&case.world, name);
+            let mut other = case.world.log_in(name);
             let told = done(&mut other, "LIST \"\" *");
             assert!(!told.contains("Other Users"), "{name}: {told}");
         }
@@ -1389,12 +1376,12 @@ fn who_may_not_read_an_inbox_does_not_move_its_messages() {
 /// The account of public mailboxes has an INBOX, which is nobody's.
 #[test]
 fn the_inbox_of_public_mailboxes_does_not_exist() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for admin_name in ["alice", "bob"] {
         let mut options = world::options(true);
         options.imap.administrators = vec![format!("{admin_name}@demo.test")];
         let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
-        let mut admin = log_in(&world, admin_name);
+        let mut admin = world.log_in(admin_name);
         done(&mut admin, "CREATE Shared/News");
         for name in ["Shared/INBOX", "Shared/inbox", "Shared/INBOX/"] {
             for command in [
@@ -1431,13 +1418,13 @@ fn names_that_are_changing_give_nobody_rights() {
             "CREATE \"{}/box/mine\"",
             "RENAME \"{}/other/sub\" \"{}/box/mine\"",
         ] {
-            let kit = kit();
+            let kit = Kit::of(&USERS);
             let mut case = Case::new(&kit, pair);
             done(&mut case.owner, "CREATE other");
             case.grant("box", "lrkx");
             case.grant("other", "lrkx");
             done(&mut case.owner, "CREATE other/sub");
-            let mut second = log_in(&case.world, case.owner_name);
+            let mut second = case.world.log_in(case.owner_name);
             done(&mut case.user, "NOOP");
             case.world.slow_disk();
             case.owner.say("r RENAME box kept\r\n");
@@ -1463,7 +1450,7 @@ fn names_that_are_changing_give_nobody_rights() {
 fn sessions_that_select_at_once_see_their_own_changes() {
     each(|case| {
         case.grant("box", "lrswite");
-        let mut second = log_in(&case.world, case.user_name);
+        let mut second = case.world.log_in(case.user_name);
         let select = format!("s SELECT {}\r\n", case.name("box"));
         case.user.say(&select);
         second.say(&select);

@@ -10,13 +10,9 @@
 mod transcript;
 mod world;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
+use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 const USERS: [&str; 2] = ["alice", "bob"];
 const BOXES: [&str; 2] = ["one", "two"];
@@ -718,8 +714,7 @@ fn play(kit: &Kit, seed: u64) {
 
 #[test]
 fn every_session_has_the_same_mailbox() {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+    let kit = Kit::of(&USERS);
     let first = std::env::var("SEED").ok().and_then(|it| it.parse().ok());
     match first {
         Some(seed) => play(&kit, seed),

@@ -86,13 +86,6 @@ fn transcripts_over_sockets() {
     }
 }
 
-fn log_in(world: &SimulatedWorld<'_>) -> Client {
-    let mut client = world.client();
-    client.say("a LOGIN alice@demo.test demo\r\n");
-    client.read_to("a OK");
-    client
-}
-
 fn append(client: &mut Client, message: &str) {
     client.say(format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len()));
     client.read_to("a OK");
@@ -152,7 +145,7 @@ fn where_utf8_is_the_only_one_it_must_be_enabled_first() {
 fn background_events_are_put_off() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     let mut answer = |event: &str| {
         client.say(format!("a ID (\"name\" \"com.apple.email.maild\" \"event\" \"{event}\")\r\n"));
         client.read_to("a ")
@@ -238,7 +231,7 @@ fn under_literal_minus_only_short_literals_come_unasked() {
 fn a_large_message_comes_whole_and_in_parts() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 1, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     let body: String = (0..120_000).map(|line| format!("line {line:06}\r\n")).collect();
     let message = format!("Subject: large\r\n\r\n{body}");
     append(&mut client, &message);
@@ -270,7 +263,7 @@ fn a_large_message_comes_whole_and_in_parts() {
 fn a_large_part_is_decoded_in_pieces() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 1, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     // 57 octets a line: 0 to 56, of which the first is NUL.
     let line = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4\r\n";
     let lines = 10_000;
@@ -296,7 +289,7 @@ fn answers(told: &str) -> Vec<(&str, &str)> {
 fn pipelined_changes_share_syncs() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     append(&mut client, "first");
     client.say("b SELECT INBOX\r\n");
     client.read_to("b OK");
@@ -340,7 +333,7 @@ fn pipelined_changes_share_syncs() {
 fn open_changes_are_answered_while_a_message_arrives() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     for (size, sent) in [(5, "ab"), (100_000, "ab"), (5, "abcde")] {
         client.say(format!("a APPEND INBOX {{3+}}\r\none\r\nb APPEND INBOX {{{size}+}}\r\n{sent}"));
         client.read_to("a OK");
@@ -355,7 +348,7 @@ fn open_changes_are_answered_while_a_message_arrives() {
 fn pipelined_changes_that_are_not_durable_are_refused() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     append(&mut client, "kept");
     let (_, syncs) = world.device.operations();
     world.device.inject(Faults { failed_syncs: vec![syncs], ..Faults::default() });
@@ -377,7 +370,7 @@ fn a_bomb_of_urls_is_refused_by_its_size() {
     let mut options = world::options(true);
     options.imap.limits.message = 1_000_000;
     let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     append(&mut client, &"x".repeat(600_000));
     let urls = |count| vec!["URL \"/INBOX/;UID=1\""; count].join(" ");
     client.say(format!("b APPEND INBOX CATENATE ({})\r\n", urls(100)));
@@ -397,7 +390,7 @@ fn one_append_has_limits() {
     options.imap.append_octets_max = 0;
     options.imap.limits.message = 1_000;
     let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     let mut check = |sizes: &[usize], expected: &str| {
         let messages = sizes.iter().map(|&size| format!(" {{{size}+}}\r\n{}", "x".repeat(size)));
         let messages: String = messages.collect();
@@ -417,7 +410,7 @@ fn one_append_has_limits() {
 fn many_messages_are_answered_and_changed_at_once() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     let count = 3_000;
     let message = "Subject: many\r\n\r\nx\r\n";
     let append = format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len());
@@ -446,7 +439,7 @@ fn many_messages_are_answered_and_changed_at_once() {
 fn many_messages_come_into_results_and_leave_them() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let (mut client, mut other) = (log_in(&world), log_in(&world));
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
     let count = 5_000;
     for number in 0..count {
         let message = format!("Subject: {:04}\r\n\r\nx\r\n", number * 7 % 5_000);
@@ -498,7 +491,7 @@ fn many_messages_come_into_results_and_leave_them() {
 fn results_with_too_many_keys_are_not_followed() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     for number in 0..1_000 {
         let flag = if number % 2 == 0 { "\\Flagged" } else { "\\Draft" };
         client.say(format!("a APPEND INBOX ({flag}) {{1+}}\r\nx\r\n"));
@@ -525,7 +518,7 @@ fn results_with_too_many_keys_are_not_followed() {
 fn a_failing_disk_gives_no_ok_and_reads_go_on() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     append(&mut client, "Subject: kept\r\n\r\nx\r\n");
     client.say("b SELECT INBOX\r\n");
     client.read_to("b OK");
@@ -548,7 +541,7 @@ fn a_failing_disk_gives_no_ok_and_reads_go_on() {
 fn a_refused_message_takes_no_time_from_the_next_command() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     client.say("b APPEND Nowhere {1000000+}\r\n");
     for _ in 0..10 {
         client.say("x".repeat(100_000));
@@ -566,7 +559,7 @@ fn a_refused_message_takes_no_time_from_the_next_command() {
 fn a_message_grows_older() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     append(&mut client, "Subject: x\r\n\r\nx\r\n");
     client.say("b SELECT INBOX\r\nc SEARCH OLDER 50\r\nd SEARCH YOUNGER 50\r\n");
     let answer = client.read_to("d OK");
@@ -591,7 +584,7 @@ fn a_log_in_does_not_wait_for_ever() {
         let answer = client.read_to("a NO");
         assert!(answer.contains("\r\na NO [UNAVAILABLE]"), "{answer}");
         world.sleep(100);
-        log_in(&world);
+        world.log_in("alice");
     }
 }
 
@@ -618,7 +611,7 @@ fn hostile_commands_are_refused_or_answered() {
     let kit = Kit::new();
     for (start, count, middle, end) in CASES {
         let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-        let mut client = log_in(&world);
+        let mut client = world.log_in("alice");
         append(&mut client, "Subject: x\r\n\r\nx\r\n");
         client.say("b SELECT INBOX\r\n");
         client.read_to("b OK");
@@ -626,7 +619,7 @@ fn hostile_commands_are_refused_or_answered() {
         let answer = transcript::Peer::receive(&mut client);
         assert!(!answer.is_empty(), "closed without a word after {start}{middle}…");
         // Another client is served.
-        let mut bystander = log_in(&world);
+        let mut bystander = world.log_in("alice");
         bystander.say("n NOOP\r\n");
         bystander.read_to("n OK");
     }
@@ -646,10 +639,10 @@ fn an_idle_session_is_small() {
 fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
     let kit = Kit::new();
     let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-    let mut idler = log_in(&world);
+    let mut idler = world.log_in("alice");
     idler.say("i SELECT INBOX\r\ni IDLE\r\n");
     idler.read_to("+ idling");
-    let mut writer = log_in(&world);
+    let mut writer = world.log_in("alice");
     writer.say("b APPEND INBOX {6+}\r\nx\r\n");
     transcript::Peer::settle(&mut writer);
     ShardResources::current().shut_down();
@@ -730,7 +723,7 @@ fn the_login_deadline_is_absolute() {
 fn messages_under_way_have_a_budget() {
     let kit = Kit::new();
     let world = SimulatedWorld::with_memory(&kit, serve_imap, 0, true, 8 * 1024);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     client.say("b APPEND INBOX {3}\r\n");
     let answer = client.read_to("b NO");
     assert!(answer.starts_with("b NO [LIMIT] "), "{answer}");
@@ -743,7 +736,7 @@ fn messages_under_way_have_a_budget() {
     assert!(!answer.contains("x "), "a message's octets are no commands: {answer}");
 
     let world = SimulatedWorld::with_memory(&kit, serve_imap, 0, true, 48 * 1024);
-    let mut client = log_in(&world);
+    let mut client = world.log_in("alice");
     let body = "0123456789012345678901234567890\r\n".repeat(10_000);
     let message = format!("Subject: spilled\r\n\r\n{body}");
     for piece in [900, 70_000] {
@@ -777,7 +770,7 @@ fn a_message_that_trickles_in_is_cut_off() {
     let kit = Kit::new();
     for mailbox in ["INBOX", "missing"] {
         let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
-        let mut client = log_in(&world);
+        let mut client = world.log_in("alice");
         client.say(format!("b APPEND {mailbox} {{100000+}}\r\n"));
         let mut seconds = 0;
         let farewell = loop {
@@ -803,7 +796,7 @@ fn sessions_of_an_account_are_counted() {
     for entry in ENTRIES {
         let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
         let most = imap::ImapOptions::default().sessions_per_account;
-        let mut sessions: Vec<Client> = (0..most).map(|_| log_in(&world)).collect();
+        let mut sessions: Vec<Client> = (0..most).map(|_| world.log_in("alice")).collect();
         let mut late = world.client();
         late.say("a LOGIN alice@demo.test demo\r\n");
         late.read_to("a NO [LIMIT]");
@@ -812,6 +805,6 @@ fn sessions_of_an_account_are_counted() {
         let mut first = sessions.swap_remove(0);
         first.say("a LOGOUT\r\n");
         first.read_to("a OK");
-        let _in_its_place = log_in(&world);
+        let _in_its_place = world.log_in("alice");
     }
 }

@@ -29,18 +29,6 @@ const CASES: [[&str; 3]; 4] = [
     ["alice", "dave", "carol"],
 ];
 
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
-fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
-    let mut client = world.client();
-    client.read_to("* OK");
-    client.done(&format!("LOGIN {name}@demo.test demo"));
-    client
-}
-
 fn append(client: &mut Client, mailbox: &str, text: &str) {
     client.done(&format!("APPEND {mailbox} {{{}+}}\r\n{text}", text.len()));
 }
@@ -86,7 +74,7 @@ fn case<'k>(kit: &'k Kit, names: [&'static str; 3]) -> Case<'k> {
     options.imap.submitters = vec!["Dave@demo.test".to_owned()];
     options.imap.url_hosts = vec!["imap.demo.test".to_owned()];
     let world = SimulatedWorld::with_options(kit, serve_imap, 0, options, 64 << 20);
-    let [mut issuer, reader, mut other] = names.map(|name| log_in(&world, name));
+    let [mut issuer, reader, mut other] = names.map(|name| world.log_in(name));
     for (client, name) in [(&mut issuer, names[0]), (&mut other, names[2])] {
         client.done("CREATE box");
         append(client, "box", &format!("Subject: x\r\n\r\nof {name}\r\n"));
@@ -96,7 +84,7 @@ fn case<'k>(kit: &'k Kit, names: [&'static str; 3]) -> Case<'k> {
 
 #[test]
 fn an_url_is_for_whom_it_says() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, reader, other] = names;
@@ -125,7 +113,7 @@ fn an_url_is_for_whom_it_says() {
 /// By the server's own name and those of the setting; a refusal says which name it is.
 #[test]
 fn urls_name_the_server_as_clients_do() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = case(&kit, CASES[0]);
     let issuer = case.names[0];
     let own = rump(issuer, "box", ";URLAUTH=anonymous");
@@ -143,7 +131,7 @@ fn urls_name_the_server_as_clients_do() {
 /// RFC 4467 7: with the rights that the issuer has at that moment.
 #[test]
 fn urls_of_others_mailboxes_follow_the_rights_of_who_signed_them() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, _, owner] = names;
@@ -178,7 +166,7 @@ fn urls_of_others_mailboxes_follow_the_rights_of_who_signed_them() {
 /// RFC 4467 3: a mailbox created anew has another key, though the message has the same UID.
 #[test]
 fn a_mailbox_created_anew_is_another_one() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let url = sign(&mut case.issuer, &rump(names[0], "box", ";URLAUTH=anonymous"));
@@ -205,7 +193,7 @@ fn a_mailbox_created_anew_is_another_one() {
 
 #[test]
 fn an_url_ends_when_it_says() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = case(&kit, CASES[0]);
     let now = kit.simulation.now();
     let at = |seconds: u64| rfc3339(now.after(Duration::from_secs(seconds)));
@@ -228,7 +216,7 @@ fn an_url_ends_when_it_says() {
 /// Tokens that are guessed, cut, of another URL, and what a signed URL does not say.
 #[test]
 fn what_is_forged_is_nothing() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, reader, other] = names;
@@ -279,7 +267,7 @@ fn what_is_forged_is_nothing() {
 /// RFC 4467 7: one's own name, a mailbox that is there, this server, who may use it, and no proof.
 #[test]
 fn what_cannot_be_signed() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, reader, _] = names;
@@ -319,7 +307,7 @@ fn what_cannot_be_signed() {
 /// another mailbox.
 #[test]
 fn keys_are_reset_one_by_one_and_all_together() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, _, other] = names;
@@ -379,7 +367,7 @@ fn what_is_signed_goes_with_the_account() {
         // Somebody else has the name, and a mailbox and a message that are called alike.
         without.push((99, issuer));
         shared.replace(directory_of(&without));
-        let mut successor = log_in(&case.world, issuer);
+        let mut successor = case.world.log_in(issuer);
         successor.done("CREATE box");
         append(&mut successor, "box", "Subject: x\r\n\r\nanother\r\n");
         assert_eq!(fetch(&mut case.other, &anyone), None, "{names:?}");
@@ -394,7 +382,7 @@ fn what_is_signed_goes_with_the_account() {
 #[test]
 fn other_sessions_of_the_user_hear_of_a_reset() {
     const NEWS: &str = "* OK [URLMECH INTERNAL] The mailbox has another key\r\n";
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let [issuer, _, owner] = names;
@@ -402,7 +390,7 @@ fn other_sessions_of_the_user_hear_of_a_reset() {
         let theirs = format!("\"Other Users/{owner}@demo.test/box\"");
         let mailbox = format!("Other%20Users/{owner}%40demo.test/box");
         for (mailbox, name) in [("box", "box"), (&*mailbox, &*theirs)] {
-            let mut second = log_in(&case.world, issuer);
+            let mut second = case.world.log_in(issuer);
             second.done(&format!("SELECT {name}"));
             case.other.done("SELECT box");
             // A first key takes the place of none.
@@ -425,7 +413,7 @@ fn other_sessions_of_the_user_hear_of_a_reset() {
 /// CATENATE takes what URLFETCH does (RFC 4469 3, RFC 4467 7).
 #[test]
 fn messages_are_made_of_what_others_signed() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         let access = format!(";URLAUTH=user+{}%40demo.test", names[1]);
@@ -447,7 +435,7 @@ fn messages_are_made_of_what_others_signed() {
 /// Many URLs in one command cost no more than their number, and a flood is refused.
 #[test]
 fn a_flood_of_urls_ends_at_a_limit() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let mut case = case(&kit, CASES[1]);
     let url = sign(&mut case.issuer, &rump(case.names[0], "box", ";URLAUTH=authuser"));
     let told = case.reader.done(&format!("URLFETCH{}", format!(" \"{url}\"").repeat(100)));
@@ -475,7 +463,7 @@ fn parts_come_without_their_encoding() {
         Content-Type: image/png; name=p.png\r\nContent-Transfer-Encoding: base64\r\n\r\n\
         AAEC\r\nAwQF\r\n--b\r\n\
         Content-Transfer-Encoding: x-secret\r\n\r\n???\r\n--b\r\n\r\nplain\r\n--b--\r\n";
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
         case.issuer.done("CREATE parts");
@@ -563,7 +551,7 @@ fn parts_come_without_their_encoding() {
 /// A large message, in pieces, from another shard.
 #[test]
 fn a_large_part_comes_whole() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     for names in [CASES[0], CASES[1]] {
         let mut case = case(&kit, names);
         let body: String = (0..40_000).map(|line| format!("line {line}\r\n")).collect();

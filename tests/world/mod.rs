@@ -113,7 +113,12 @@ impl PasswordWorkers for AtOnce {
 
 impl Kit {
     pub fn new() -> Kit {
-        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
+        Kit::of(&["alice", "bob"])
+    }
+
+    /// With accounts of these names; numbers begin at 1.
+    pub fn of(names: &[&str]) -> Kit {
+        let shared = SharedDirectory::new(accounts_of(names), PeerLimits::default());
         Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
     }
 
@@ -298,6 +303,14 @@ impl<'k> SimulatedWorld<'k> {
     /// Lets the server do everything possible without time passing.
     pub fn settle(&self) {
         self.kit.simulation.run_idle();
+    }
+
+    /// A client of IMAP that has logged in.
+    pub fn log_in(&self, name: &str) -> Client {
+        let mut client = self.client();
+        client.read_to("* OK");
+        client.done(&format!("LOGIN {name}@demo.test demo"));
+        client
     }
 
     pub fn client(&self) -> Client {

@@ -10,15 +10,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
-    rc::Rc,
 };
 
 use crate::{
-    directory::{Directory, PeerLimits, SharedDirectory},
     model::AccountId,
     plant::{Plant, plant},
     transcript,
-    world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap},
+    world::{Client, Kit, SimulatedWorld, serve_imap},
 };
 
 /// All but the last own mailboxes. The accounts of the first two are on different shards.
@@ -490,14 +488,9 @@ fn settle_view(session: &mut Session<'_>, model: &Mailbox, what: &str) {
     }
 }
 
-fn kit() -> Kit {
-    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
-    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
-}
-
 #[test]
 fn sessions_see_what_the_model_says() {
-    let kit = kit();
+    let kit = Kit::of(&USERS);
     let first = std::env::var("SEED").ok().and_then(|it| it.parse().ok());
     match first {
         Some(seed) => drop(play(&kit, seed)),
@@ -522,7 +515,7 @@ fn each_planted_mistake_is_found() {
     ];
     for mistake in PLANTS {
         // A new one: the executor of the one before stopped in the middle of a step.
-        let kit = kit();
+        let kit = Kit::of(&USERS);
         plant(Some(mistake));
         let found = (1..=200)
             .find(|seed| std::panic::catch_unwind(AssertUnwindSafe(|| play(&kit, *seed))).is_err());
