@@ -8,6 +8,7 @@
 
 mod annotated;
 mod distant;
+mod feed;
 mod following;
 mod holding;
 mod home;
