@@ -1,8 +1,8 @@
 //! A selected mailbox, wherever its account is.
 //!
-//! A session on another shard has a lease: its part of a feed of the mailbox ([`super::feed`]). With
-//! each state comes the access list, so that a session loses a mailbox that its user may no longer
-//! read, and whether `\Seen` is each user's own.
+//! A session on another shard has a lease: its part of a feed of the mailbox ([`super::feed`]).
+//! With each state comes the access list, so that a session loses a mailbox that its user may no
+//! longer read, and whether `\Seen` is each user's own.
 
 use std::{cell::Cell, future::pending, rc::Rc, sync::Arc};
 
