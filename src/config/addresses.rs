@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::{
     ConfigProblem, Settings,
-    file::https_url,
     schema::{self, host_and_port},
+    sections::https_url,
 };
 use crate::{
     directory::{

@@ -10,6 +10,7 @@ mod file;
 mod problem;
 mod queue;
 mod schema;
+mod sections;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::{ConfigProblem, ConfigProblems};

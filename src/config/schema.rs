@@ -17,7 +17,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{ConfigProblem, ConfigProblems, file::https_url, problem::line_of};
+use super::{ConfigProblem, ConfigProblems, problem::line_of, sections::https_url};
 use crate::{
     directory::{Master, is_address, is_reply_text},
     events::EventTarget,
