@@ -196,7 +196,8 @@ def judge_taken(attempts, reports, acknowledged, kills):
     if acknowledged and not any(attempt["whole"] for attempt in attempts):
         return "lost"
     for attempt in attempts:
-        killed = any(0 <= kill - attempt["at"] < RECORD_SECONDS for kill in kills)
+        # A slow hop may have read to the end what a process wrote that was killed meanwhile.
+        killed = any(attempt["began"] <= kill < attempt["at"] + RECORD_SECONDS for kill in kills)
         if attempt["whole"] and not attempt["confused"] and (attempt["sure"] or not killed):
             # One that began before is no second one: it was sent by a process that was killed before it
             # could have its reply, to a hop that was slow to read it.
@@ -220,6 +221,19 @@ def judge_refused(fate, attempts, reports, acknowledged):
         if not good:
             return "reported wrongly"
     return None
+
+
+class Judge(unittest.TestCase):
+    def test_what_is_sent_twice(self):
+        def attempt(began, at, sure):
+            return {"whole": True, "sure": sure, "confused": False, "began": began, "at": at}
+        for says, kill, first, second in (
+                ("sent twice", 90, attempt(100, 101, False), attempt(102, 103, True)),
+                (None, 101.5, attempt(100, 101, False), attempt(102, 103, True)),
+                (None, 100.5, attempt(100, 101, False), attempt(102, 103, True)),
+                ("sent twice", 100.5, attempt(100, 101, True), attempt(102, 103, True)),
+                (None, 90, attempt(100, 103, True), attempt(102, 104, True))):
+            self.assertEqual(judge_taken([first, second], [], True, [kill]), says, (kill, first, second))
 
 
 class Nasty(unittest.TestCase):
