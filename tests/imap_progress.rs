@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use ringmail::service::ServiceOptions;
+use ringmail::{service::ServiceOptions, store::COPY_SLICE};
 use world::{Client, Kit, SimulatedWorld, serve_imap};
 
 const MESSAGES: usize = 30;
@@ -96,4 +96,51 @@ fn a_tag_that_would_end_the_code_is_not_told() {
     client.say("a]b SEARCH BODY x\r\n");
     let told = client.read_to("a]b OK");
     assert!(told.starts_with("* OK [INPROGRESS (NIL "), "{told}");
+}
+
+/// What changes the mailbox is carried out as a whole, also if the client is gone when it is to be
+/// told how far that is: there is nobody who would ask for the rest.
+#[test]
+fn a_change_is_carried_out_without_its_client() {
+    let kit = Kit::new();
+    for entry in [0, 1] {
+        let world = SimulatedWorld::with_options(&kit, serve_imap, entry, impatient(), 64 << 20);
+        let mut client = world.log_in("alice");
+        fill(&mut client);
+        let mut count = MESSAGES;
+        while count <= 3 * COPY_SLICE {
+            client.done("COPY 1:* INBOX");
+            count *= 2;
+        }
+        let inbox = || {
+            let mut client = world.log_in("alice");
+            client.done("SELECT INBOX");
+            client
+        };
+        let messages_in = |name: &str| {
+            let told = world.log_in("alice").done(&format!("STATUS {name} (MESSAGES)"));
+            let (_, told) = told.split_once("(MESSAGES ").expect("a count");
+            told.split(')').next().and_then(|it| it.parse::<usize>().ok()).expect("a number")
+        };
+        let command_of_one_who_leaves = |client: &mut Client, command: &str| {
+            client.say(format!("t {command}\r\n"));
+            client.read_to("* OK [INPROGRESS ");
+        };
+        for (command, in_box, left) in
+            [("COPY 1:* box", count, count), ("MOVE 1:* box", 2 * count, 0)]
+        {
+            let mut client = inbox();
+            command_of_one_who_leaves(&mut client, command);
+            drop(client);
+            world.settle();
+            assert_eq!((messages_in("box"), messages_in("INBOX")), (in_box, left), "{command}");
+        }
+        let mut client = world.log_in("alice");
+        client.done("SELECT box");
+        client.done("STORE 1:* +FLAGS.SILENT (\\Deleted)");
+        command_of_one_who_leaves(&mut client, "EXPUNGE");
+        drop(client);
+        world.settle();
+        assert_eq!(messages_in("box"), 0);
+    }
 }

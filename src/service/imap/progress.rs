@@ -12,22 +12,30 @@ use super::{reply::Failure, selected::Selected, state::Session};
 use crate::protocol::imap::{Code, Status, Writer};
 
 /// How far a command is.
-#[derive(Default)]
 pub(super) struct Progress {
     done: Cell<Option<u64>>,
     goal: Option<u64>,
+    /// Whether the work is done to its end although its client has gone: a part of a change is not
+    /// what the client asked for. The answer to a question is of no use any more.
+    is_change: bool,
 }
 
 impl Progress {
     /// Of messages of which there are `goal`.
     pub(super) fn to(goal: usize) -> Progress {
         // RFC 9585 5: a goal is not 0.
-        Progress { done: Cell::new(Some(0)), goal: Some(goal as u64).filter(|goal| *goal > 0) }
+        let goal = Some(goal as u64).filter(|goal| *goal > 0);
+        Progress { done: Cell::new(Some(0)), goal, is_change: false }
     }
 
     /// Of messages, and of something else behind them.
     pub(super) fn beyond_messages() -> Progress {
-        Progress { done: Cell::new(Some(0)), goal: None }
+        Progress { done: Cell::new(Some(0)), goal: None, is_change: false }
+    }
+
+    /// Of a change, which is made as a whole: how far it is is not known.
+    pub(super) fn of_change() -> Progress {
+        Progress { done: Cell::new(None), goal: None, is_change: true }
     }
 
     /// Counts those that are looked at.
@@ -45,6 +53,7 @@ impl Progress {
 
 impl Session {
     /// Does `work` on the selected mailbox. If it takes long, the client is told that it goes on.
+    /// It does go on while that is sent.
     pub(super) async fn patiently<'s, T, F>(
         &'s mut self,
         tag: &str,
@@ -73,7 +82,26 @@ impl Session {
             let code = progress.code(tag);
             let mut writer = Writer::new(channel.connection.output());
             writer.untagged(Status::Ok, Some(code), "Still working");
-            channel.flush().await?;
+            let mut done = None;
+            let sent = {
+                let mut sending = pin!(channel.flush());
+                let at_work = async {
+                    done = Some(work.as_mut().await);
+                    None
+                };
+                match or(async { Some(sending.as_mut().await) }, at_work).await {
+                    Some(sent) => sent,
+                    // Not stopped in the middle of a line.
+                    None => sending.await,
+                }
+            };
+            if sent.is_err() && done.is_none() && progress.is_change {
+                done = Some(work.as_mut().await);
+            }
+            sent?;
+            if let Some(done) = done {
+                return done;
+            }
         }
     }
 }

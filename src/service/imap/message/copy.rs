@@ -31,10 +31,13 @@ impl Handler for Copy<'_> {
         if let Some(limited) = Limited::cut(limit, &mut messages, |message| message.uid) {
             return Err(limited.refuse());
         }
-        let copy = |selected| target.copy_in(selected, &messages);
-        let copied = session.patiently(tag, &Progress::default(), copy).await?;
-        let selected = session.selected()?;
-        target.keep_seen(selected, &messages, &copied).await.tell(session)?;
+        let copy = async |selected| {
+            let copied = target.copy_in(selected, &messages).await?;
+            let seen_kept = target.keep_seen(selected, &messages, &copied).await;
+            Ok((copied, seen_kept))
+        };
+        let (copied, seen_kept) = session.patiently(tag, &Progress::of_change(), copy).await?;
+        seen_kept.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
         for (_, uid) in &copied.uids {
             session.note_added(target.place(), *uid);
@@ -60,10 +63,13 @@ impl Handler for Move<'_> {
         // RFC 9738 3.1: those with the highest UIDs are moved, all or none of them.
         let limit = session.imap().limit_of_messages();
         let limited = Limited::cut(limit, &mut messages, |message| message.uid);
-        let carry = |selected| target.move_in(selected, &messages);
-        let moved = session.patiently(tag, &Progress::default(), carry).await?;
-        let selected = session.selected()?;
-        target.keep_seen(selected, &messages, &moved).await.tell(session)?;
+        let carry = async |selected| {
+            let moved = target.move_in(selected, &messages).await?;
+            let seen_kept = target.keep_seen(selected, &messages, &moved).await;
+            Ok((moved, seen_kept))
+        };
+        let (moved, seen_kept) = session.patiently(tag, &Progress::of_change(), carry).await?;
+        seen_kept.tell(session)?;
         folder::tell_nearly_full(session, &target).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if moved.uids.is_empty() {

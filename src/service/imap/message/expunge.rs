@@ -32,7 +32,7 @@ impl Handler for Expunge {
             None => None,
         };
         let expunge = |_| folder.expunge(named.as_deref());
-        let expunged = session.patiently(tag, &Progress::default(), expunge).await?;
+        let expunged = session.patiently(tag, &Progress::of_change(), expunge).await?;
         let reply = match expunged.is_empty() {
             true => Done::ok("EXPUNGE completed"),
             false => session.expunged(named.is_some(), "EXPUNGE completed").await,
