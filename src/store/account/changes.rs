@@ -29,14 +29,14 @@ pub enum AccountChange {
     /// Messages of a mailbox.
     Messages(MailboxId, MessageChange),
     /// A mailbox was created.
-    Created(String),
+    Created { mailbox: MailboxId, name: String },
     /// A mailbox was deleted.
-    Deleted { name: String, access: AccessListThen },
+    Deleted { mailbox: MailboxId, name: String, access: AccessListThen },
     /// A mailbox got another name. Of those below it, which got other names with it, there are only
-    /// those that other users may see.
-    Renamed { from: String, to: String, access: AccessListThen },
+    /// those that not the same users see. `entry`: what was renamed at once has the same.
+    Renamed { mailbox: MailboxId, from: String, to: String, access: AccessListThen, entry: Lsn },
     /// The access list of a mailbox, which had this name then, was replaced.
-    Access { name: String, before: AccessListThen, after: AccessListThen },
+    Access { mailbox: MailboxId, name: String, before: AccessListThen, after: AccessListThen },
     /// A name was subscribed, or is not any more.
     Subscription(String),
     /// A property of kind [`super::super::PropertyKind::Metadata`], by its mailbox (0: the account)
@@ -66,10 +66,10 @@ impl AccountChange {
         let list = |list: &AccessListThen| list.as_ref().map_or(0, |list| list.len());
         match self {
             AccountChange::Messages(..) => 0,
-            AccountChange::Created(name) | AccountChange::Subscription(name) => name.len(),
-            AccountChange::Deleted { name, access } => name.len() + list(access),
-            AccountChange::Renamed { from, to, access } => from.len() + to.len() + list(access),
-            AccountChange::Access { name, before, after } => {
+            AccountChange::Created { name, .. } | AccountChange::Subscription(name) => name.len(),
+            AccountChange::Deleted { name, access, .. } => name.len() + list(access),
+            AccountChange::Renamed { from, to, access, .. } => from.len() + to.len() + list(access),
+            AccountChange::Access { name, before, after, .. } => {
                 name.len() + list(before) + list(after)
             }
             AccountChange::Annotation(_, key) => key.len(),
@@ -88,13 +88,25 @@ pub(crate) struct Journal {
     /// Where those are that a later one will replace.
     latest: HashMap<AccountChange, u64>,
     octets: usize,
+    /// The entry whose changes were added last.
+    entry: Lsn,
+    /// Where its renames are that are here, by the old names.
+    renames: HashMap<String, u64>,
 }
 
 impl Journal {
     /// With one follower. `applied` as in the account's state.
     pub(crate) fn new(applied: Lsn) -> Journal {
-        let (changes, latest) = (BTreeMap::new(), HashMap::new());
-        Journal { followers: 1, floor: applied.0, last: applied.0, changes, latest, octets: 0 }
+        Journal {
+            followers: 1,
+            floor: applied.0,
+            last: applied.0,
+            changes: BTreeMap::new(),
+            latest: HashMap::new(),
+            octets: 0,
+            entry: applied,
+            renames: HashMap::new(),
+        }
     }
 
     /// For the same followers, none of whom knows what `applied` contains.
@@ -120,12 +132,21 @@ impl Journal {
 
     /// Adds a change by the entry at `lsn`.
     pub(crate) fn push(&mut self, lsn: Lsn, change: AccountChange) {
-        if let AccountChange::Renamed { from, to, access } = &change
-            && self.moved_with_another(lsn, (from, to), access)
-        {
-            return;
+        if self.entry != lsn {
+            self.entry = lsn;
+            self.renames.clear();
         }
-        self.last = (self.last + 1).max(lsn.0);
+        let number = (self.last + 1).max(lsn.0);
+        if let AccountChange::Renamed { from, to, access, .. } = &change {
+            if self.moved_with_another((from, to), access) {
+                return;
+            }
+            // Of an entry with more renames than are kept, nobody is told but that.
+            if self.renames.len() < CHANGES_MAX {
+                self.renames.insert(from.clone(), number);
+            }
+        }
+        self.last = number;
         if change.replaces_equal()
             && let Some(earlier) = self.latest.insert(change.clone(), self.last)
         {
@@ -153,20 +174,17 @@ impl Journal {
     /// Whether the same entry, of which each change comes after the one of the mailbox above it,
     /// renamed a mailbox above in the same way, and the next one above that is here can be seen by
     /// the same users.
-    fn moved_with_another(
-        &self,
-        lsn: Lsn,
-        (from, to): (&str, &str),
-        access: &AccessListThen,
-    ) -> bool {
-        let of_entry = self.changes.range(lsn.0..).rev().map(|(_, change)| change);
-        let mut above = of_entry.filter_map(|change| match change {
-            AccountChange::Renamed { from: from_above, to: to_above, access } => {
-                let rest = from.strip_prefix(&**from_above)?;
-                let is_below = rest.starts_with('/') && to.strip_prefix(&**to_above) == Some(rest);
-                is_below.then_some(access)
+    fn moved_with_another(&self, (from, to): (&str, &str), access: &AccessListThen) -> bool {
+        let mut above = from.rmatch_indices('/').filter_map(|(end, _)| {
+            let (above, below) = from.split_at_checked(end)?;
+            match self.changes.get(self.renames.get(above)?)? {
+                AccountChange::Renamed { to: to_above, access, .. }
+                    if to.strip_prefix(&**to_above) == Some(below) =>
+                {
+                    Some(access)
+                }
+                _ => None,
             }
-            _ => None,
         });
         above.next().is_some_and(|above| above == access)
     }
@@ -180,7 +198,8 @@ impl Journal {
     /// Octets of memory, estimated.
     pub(crate) fn memory(&self) -> usize {
         let change = size_of::<AccountChange>() + size_of::<u64>() + 16;
-        self.octets + (self.changes.len() + self.latest.len()) * change
+        let renames = self.renames.keys().map(|name| name.len() + change).sum::<usize>();
+        self.octets + (self.changes.len() + self.latest.len()) * change + renames
     }
 }
 
@@ -206,7 +225,7 @@ mod tests {
         assert_eq!(journal.since(known), Some(vec![added(1)]));
         assert_eq!(journal.since(begin), Some(vec![added(2), added(1)]));
         // Renames do not: each matters.
-        let created = AccountChange::Created("a".to_owned());
+        let created = AccountChange::Created { mailbox: MailboxId(1), name: "a".to_owned() };
         journal.push(Lsn(1_000_100), created.clone());
         journal.push(Lsn(1_000_200), created.clone());
         assert_eq!(journal.since(known), Some(vec![added(1), created.clone(), created]));
@@ -229,9 +248,11 @@ mod tests {
         journal.push(Lsn(1_000_100), added(0));
         assert_eq!(journal.since(journal.last() - 1), Some(vec![added(0)]));
         let known = journal.last();
-        journal.push(Lsn(1_000_200), AccountChange::Created("x".repeat(OCTETS_MAX / 2)));
+        let created =
+            |octets| AccountChange::Created { mailbox: MailboxId(1), name: "x".repeat(octets) };
+        journal.push(Lsn(1_000_200), created(OCTETS_MAX / 2));
         assert!(journal.since(known).is_some());
-        journal.push(Lsn(1_000_300), AccountChange::Created("x".repeat(OCTETS_MAX / 2 + 1)));
+        journal.push(Lsn(1_000_300), created(OCTETS_MAX / 2 + 1));
         assert!(journal.since(known).is_none());
         assert!(journal.memory() < 2 * OCTETS_MAX);
         // Access lists count, those before and after.
@@ -240,7 +261,8 @@ mod tests {
         for lsn in [1_000_400, 1_000_500] {
             assert!(journal.since(known).is_some());
             let (before, after) = (list.clone(), list.clone());
-            journal.push(Lsn(lsn), AccountChange::Access { name: "x".to_owned(), before, after });
+            let (mailbox, name) = (MailboxId(1), "x".to_owned());
+            journal.push(Lsn(lsn), AccountChange::Access { mailbox, name, before, after });
         }
         assert!(journal.since(known).is_none());
     }
@@ -249,29 +271,29 @@ mod tests {
     fn what_is_renamed_with_a_mailbox_above_is_not_told() {
         let mut journal = Journal::new(Lsn(100));
         let begin = journal.last();
-        let rename_of = |from: &str, to: &str, access: &[u8]| {
+        let rename_of = |lsn, from: &str, to: &str, access: &[u8]| {
             let (from, to) = (from.to_owned(), to.to_owned());
             let access = (!access.is_empty()).then(|| access.into());
-            AccountChange::Renamed { from, to, access }
+            AccountChange::Renamed { mailbox: MailboxId(1), from, to, access, entry: Lsn(lsn) }
         };
-        let rename = |from: &str, to: &str| rename_of(from, to, b"");
+        let rename = |lsn, from: &str, to: &str| rename_of(lsn, from, to, b"");
         for (from, to) in [("a", "b"), ("a/x", "b/x"), ("a/x/y", "b/x/y"), ("ab", "bb")] {
-            journal.push(Lsn(200), rename(from, to));
+            journal.push(Lsn(200), rename(200, from, to));
         }
-        journal.push(Lsn(300), rename("b/x", "c/x"));
-        let expected = [rename("a", "b"), rename("ab", "bb"), rename("b/x", "c/x")];
+        journal.push(Lsn(300), rename(300, "b/x", "c/x"));
+        let expected = [rename(200, "a", "b"), rename(200, "ab", "bb"), rename(300, "b/x", "c/x")];
         assert_eq!(journal.since(begin).unwrap(), expected);
         // But for what others can see.
         let known = journal.last();
         for (name, access) in [("a", "1"), ("a/x", "1"), ("a/y", "2"), ("a/y/z", "2")] {
             let (from, to) = (name.to_owned(), name.replace('a', "b"));
-            journal.push(Lsn(400), rename_of(&from, &to, access.as_bytes()));
+            journal.push(Lsn(400), rename_of(400, &from, &to, access.as_bytes()));
         }
-        journal.push(Lsn(400), rename_of("a/y/z/u", "b/y/z/u", b"1"));
+        journal.push(Lsn(400), rename_of(400, "a/y/z/u", "b/y/z/u", b"1"));
         let expected = [
-            rename_of("a", "b", b"1"),
-            rename_of("a/y", "b/y", b"2"),
-            rename_of("a/y/z/u", "b/y/z/u", b"1"),
+            rename_of(400, "a", "b", b"1"),
+            rename_of(400, "a/y", "b/y", b"2"),
+            rename_of(400, "a/y/z/u", "b/y/z/u", b"1"),
         ];
         assert_eq!(journal.since(known).unwrap(), expected);
     }

@@ -378,15 +378,17 @@ impl AccountState {
             Effect::Flags { mailbox, .. } => {
                 AccountChange::Messages(*mailbox, MessageChange::Flags)
             }
-            Effect::CreateMailbox { mailbox, .. } => AccountChange::Created(mailbox.name.clone()),
-            Effect::DeleteMailbox { mailbox, .. } => match name_of(*mailbox) {
-                Some(name) => AccountChange::Deleted { name, access: access_to(*mailbox) },
+            Effect::CreateMailbox { mailbox, .. } => {
+                AccountChange::Created { mailbox: mailbox.id, name: mailbox.name.clone() }
+            }
+            &Effect::DeleteMailbox { mailbox, .. } => match name_of(mailbox) {
+                Some(name) => AccountChange::Deleted { mailbox, name, access: access_to(mailbox) },
                 None => return,
             },
-            Effect::RenameMailbox { mailbox, name, .. } => match name_of(*mailbox) {
+            &Effect::RenameMailbox { mailbox, name: ref to, .. } => match name_of(mailbox) {
                 Some(from) => {
-                    let (to, access) = (name.clone(), access_to(*mailbox));
-                    AccountChange::Renamed { from, to, access }
+                    let (to, access) = (to.clone(), access_to(mailbox));
+                    AccountChange::Renamed { mailbox, from, to, access, entry: lsn }
                 }
                 None => return,
             },
@@ -394,7 +396,8 @@ impl AccountState {
             Effect::Property { key, value, .. } if is_access_list(key) => match name_of(key.1) {
                 Some(name) => {
                     let after = value.as_ref().map(|list| list.as_slice().into());
-                    AccountChange::Access { name, before: access_to(key.1), after }
+                    let (mailbox, before) = (key.1, access_to(key.1));
+                    AccountChange::Access { mailbox, name, before, after }
                 }
                 None => return,
             },

@@ -293,36 +293,43 @@ fn changes_are_noted_while_somebody_follows() {
         let (changes, latest) = account.changed_after(known).expect("followed");
         assert_eq!(changes, [inbox(MessageChange::Added), inbox(MessageChange::Unseen)]);
         account.create_mailbox("a/b", None).await.unwrap();
+        let id = |name: &str| account.mailbox_by_name(name).unwrap().id;
+        let (a, b) = (id("a"), id("a/b"));
         account.rename_mailbox("a", "c").await.unwrap();
         account.delete_mailbox("c/b").await.unwrap();
         let (changes, latest) = account.changed_after(latest).expect("followed");
         let name = |name: &str| name.to_owned();
+        let created = |mailbox, name| AccountChange::Created { mailbox, name };
+        let renamed = |from: &str, to: &str, access: &AccessListThen, change: &AccountChange| {
+            let AccountChange::Renamed { entry, .. } = *change else { panic!("{change:?}") };
+            let (from, to, access) = (name(from), name(to), access.clone());
+            AccountChange::Renamed { mailbox: a, from, to, access, entry }
+        };
         let expected = [
-            AccountChange::Created(name("a")),
-            AccountChange::Created(name("a/b")),
-            AccountChange::Renamed { from: name("a"), to: name("c"), access: None },
-            AccountChange::Deleted { name: name("c/b"), access: None },
+            created(a, name("a")),
+            created(b, name("a/b")),
+            renamed("a", "c", &None, &changes[2]),
+            AccountChange::Deleted { mailbox: b, name: name("c/b"), access: None },
         ];
         assert_eq!(changes, expected);
         // An access list is noted with the name of that moment.
-        let c = account.mailbox_by_name("c").unwrap().id;
         let mut lists = vec![None];
         for user in ["bob", "carol"] {
             let subject = Subject::parse(user).unwrap();
             let set = |list: &mut AccessList| Ok(list.set(subject, Rights::ALL)?);
-            account.change_access_list(c, set).await.unwrap();
-            lists.push(account.with_access_list(c, |list| list.map(Into::into)));
+            account.change_access_list(a, set).await.unwrap();
+            lists.push(account.with_access_list(a, |list| list.map(Into::into)));
         }
         account.rename_mailbox("c", "d").await.unwrap();
         let (changes, latest) = account.changed_after(latest).expect("followed");
         let changed = |before: &AccessListThen, after: &AccessListThen| {
             let (before, after) = (before.clone(), after.clone());
-            AccountChange::Access { name: name("c"), before, after }
+            AccountChange::Access { mailbox: a, name: name("c"), before, after }
         };
         let expected = [
             changed(&lists[0], &lists[1]),
             changed(&lists[1], &lists[2]),
-            AccountChange::Renamed { from: name("c"), to: name("d"), access: lists[2].clone() },
+            renamed("c", "d", &lists[2], &changes[2]),
         ];
         assert_eq!(changes, expected);
         assert_eq!(account.changed_after(latest), Some((Vec::new(), latest)));

@@ -220,7 +220,7 @@ impl Holding {
     }
 
     /// The same with other sessions' turns in between: all that are there may be hidden.
-    async fn has_children_in_turns(&self, name: &str) -> bool {
+    pub(super) async fn has_children_in_turns(&self, name: &str) -> bool {
         let mut step = self.begin_children(name);
         loop {
             match step {
@@ -254,6 +254,28 @@ impl Holding {
             }
         }
         names.into_iter().next_back().map_or(Children::Known(false), Children::After)
+    }
+
+    /// Whether all mailboxes below `name` that the user may look up are so.
+    pub(super) async fn all_below(&self, name: &str, are: impl Fn(&MailboxInfo) -> bool) -> bool {
+        let above = format!("{name}{SEPARATOR}");
+        let mut after = above.clone();
+        loop {
+            let names = self.account.names_after(Some(&after), Names::Existing, NAMES_PER_TURN);
+            for name in &names {
+                if !name.starts_with(&above) {
+                    return true;
+                }
+                let found = self.find(name);
+                let shown = found.filter(|(_, rights)| rights.contain(Right::Lookup));
+                if shown.is_some_and(|(info, _)| !are(&info)) {
+                    return false;
+                }
+            }
+            let Some(last) = names.into_iter().next_back() else { return true };
+            after = last;
+            self.shard.executor.yield_now().await;
+        }
     }
 
     /// The next mailboxes after `after`, at most `count`, that the user may look up, in the order

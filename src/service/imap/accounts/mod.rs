@@ -14,6 +14,7 @@ mod holding;
 mod home;
 mod lease;
 mod moving;
+mod name_history;
 mod news;
 mod reading;
 mod seen;
@@ -29,8 +30,9 @@ pub(super) use home::Home;
 pub use lease::Leases;
 pub(super) use lease::View;
 pub(super) use moving::carry;
+pub(super) use name_history::NameChange;
 pub(super) use news::{
-    AnnotationNews, Interest, MessageNews, NameChange, NameNews, News, is_at_or_below, may_watch,
+    AnnotationNews, Interest, MessageNews, NameNews, News, is_at_or_below, may_watch,
 };
 pub(super) use reading::{CardSource, Reading};
 pub(super) use seen::{Seen, SeenBook, unseen};

@@ -2,8 +2,9 @@
 //! rights of that moment (RFC 5465 5: `l` and `r`).
 //!
 //! A name is told only if the user may look it up now, or could when it was taken, deleted or
-//! renamed; nor is he told, of others, that something happened below the one above them. Of
-//! annotations, an account tells others only those that all users share.
+//! renamed; nor is he told, of others, that something happened below the one above them. What he is
+//! told of names is worked out by [`super::name_history`]. Of annotations, an account tells others
+//! only those that all users share.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +14,7 @@ use std::{
 use super::{
     super::reply::Failure,
     holding::{Holding, Listed},
+    name_history::{NameChange, NameEvent, NameHistory, ToldName, What},
 };
 use crate::{
     model::{AccountId, MailboxId, Right, Rights},
@@ -116,16 +118,6 @@ impl NameNews {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::service::imap) enum NameChange {
-    /// A mailbox was created, deleted or renamed.
-    Made,
-    /// Something below it was.
-    Below,
-    /// The user may look it up now, or may not any more.
-    Access,
-}
-
 /// Annotations have other values.
 #[derive(Debug)]
 pub(in crate::service::imap) struct AnnotationNews {
@@ -145,62 +137,64 @@ impl Holding {
     ) -> Result<Option<(Vec<News>, u64)>, Failure> {
         let Some((changes, latest)) = self.account.changed_after(known) else { return Ok(None) };
         let mut collected = Collected::default();
-        let mut news = Names::default();
         for (index, change) in changes.into_iter().enumerate() {
-            if index % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
-                self.shard.executor.yield_now().await;
-            }
-            match change {
-                AccountChange::Messages(mailbox, change) => {
-                    collected.messages.entry(mailbox).or_default().add(change);
-                }
-                AccountChange::Created(name) if self.may_look_up(&name) => {
-                    self.tell_name(&mut news, &interest, name, NameChange::Made).await?;
-                }
-                AccountChange::Deleted { name, access }
-                    if self.rights_by(access.as_deref()).contain(Right::Lookup) =>
-                {
-                    self.tell_name(&mut news, &interest, name, NameChange::Made).await?;
-                }
-                AccountChange::Renamed { from, to, access } => {
-                    self.tell_renamed(&mut news, &interest, (from, to), access).await?;
-                }
-                AccountChange::Access { name, before, after } => {
-                    let may_look_up = |list: AccessListThen| {
-                        self.rights_by(list.as_deref()).contain(Right::Lookup)
-                    };
-                    collected.access(name, may_look_up(before), may_look_up(after));
-                }
-                AccountChange::Subscription(name) if self.is_own() => {
-                    news.told.push(News::Subscription(name));
-                }
-                AccountChange::Annotation(mailbox, key) => {
-                    if let Some((of, name)) = Annotated::of_key(mailbox, &key) {
-                        collected.annotation(of, name);
-                    }
-                }
-                AccountChange::Created(_)
-                | AccountChange::Deleted { .. }
-                | AccountChange::Subscription(_) => {}
-            }
+            self.take_turn(index, CHANGES_PER_TURN).await;
+            self.collect(&mut collected, change);
         }
-        for (name, Known { at_first, ever }) in collected.access {
-            // The mailbox may have yet another name now, which is not the user's concern.
-            let is_other = if self.may_look_up(&name) { !at_first } else { ever };
-            if is_other {
-                self.tell_name(&mut news, &interest, name, NameChange::Access).await?;
-            }
-        }
-        let mut news = news.told;
+        let Some(mut news) = self.names_told(&collected.names, &interest).await? else {
+            return Ok(None);
+        };
+        news.extend(collected.subscriptions.into_iter().map(News::Subscription));
         for (mailbox, changes) in collected.messages {
             if let Some(told) = self.message_news(&interest, mailbox, changes).await? {
                 news.push(News::Messages(told));
             }
         }
-        for told in collected.annotations {
+        for (index, told) in collected.annotations.into_iter().enumerate() {
+            self.take_turn(index, CHANGES_PER_TURN).await;
             news.extend(self.annotation_news(&interest, told).map(News::Annotations));
         }
         Ok(Some((news, latest)))
+    }
+
+    /// Lets other sessions have their turn after each `count` of those that are counted by `index`.
+    async fn take_turn(&self, index: usize, count: usize) {
+        if index % count == count - 1 {
+            self.shard.executor.yield_now().await;
+        }
+    }
+
+    fn collect(&self, collected: &mut Collected, change: AccountChange) {
+        let could_look_up =
+            |list: AccessListThen| self.rights_by(list.as_deref()).contain(Right::Lookup);
+        let (mailbox, what, was_visible) = match change {
+            AccountChange::Messages(mailbox, change) => {
+                return collected.messages.entry(mailbox).or_default().add(change);
+            }
+            AccountChange::Subscription(name) => {
+                if self.is_own() {
+                    collected.subscriptions.push(name);
+                }
+                return;
+            }
+            AccountChange::Annotation(mailbox, key) => {
+                if let Some((of, name)) = Annotated::of_key(mailbox, &key) {
+                    collected.annotation(of, name);
+                }
+                return;
+            }
+            AccountChange::Created { mailbox, name } => (mailbox, What::Created(name), false),
+            AccountChange::Deleted { mailbox, name, access } => {
+                (mailbox, What::Deleted(name), could_look_up(access))
+            }
+            AccountChange::Renamed { mailbox, from, to, access, entry } => {
+                (mailbox, What::Renamed { from, to, entry }, could_look_up(access))
+            }
+            AccountChange::Access { mailbox, name, before, .. } => {
+                (mailbox, What::Access(name), could_look_up(before))
+            }
+        };
+        collected.names.push(NameEvent { mailbox, what, was_visible });
     }
 
     fn is_own(&self) -> bool {
@@ -222,48 +216,46 @@ impl Holding {
         Ok(Some(MessageNews { name: info.name, mailbox, changes, status, seen_is_personal }))
     }
 
-    /// A name, and the mailbox above it (RFC 5465 5.4).
-    async fn tell_name(
+    /// What the client is told of names, and of those above them (RFC 5465 5.4); `None` if it has
+    /// to begin anew.
+    async fn names_told(
         &self,
-        news: &mut Names,
+        history: &NameHistory,
         interest: &Interest,
-        name: String,
-        what: NameChange,
-    ) -> Result<(), Failure> {
-        let above = name.rsplit_once(SEPARATOR).map(|(above, _)| above.to_owned());
-        let below = above.map(|above| (above, NameChange::Below));
-        for (name, what) in [(name, what)].into_iter().chain(below) {
-            if self.shows(interest, &name) && news.is_new(&name, None) {
-                news.told.push(News::Name(self.name_news(name, None, what).await?));
+    ) -> Result<Option<Vec<News>>, Failure> {
+        let now = |mailbox| {
+            let (info, rights) = self.get(mailbox)?;
+            Some((info.name, rights.contain(Right::Lookup)))
+        };
+        let Some(outcome) = history.outcome(now) else { return Ok(None) };
+        for above in &outcome.unsure {
+            let is_known = |info: &MailboxInfo| history.knows(&outcome, info.id, &info.name);
+            if !self.all_below(above, is_known).await {
+                return Ok(None);
             }
         }
-        Ok(())
-    }
-
-    async fn tell_renamed(
-        &self,
-        news: &mut Names,
-        interest: &Interest,
-        (from, to): (String, String),
-        access: AccessListThen,
-    ) -> Result<(), Failure> {
-        let is_told = news.renames.have_told(&from, &to);
-        if is_told || !self.rights_by(access.as_deref()).contain(Right::Lookup) {
-            return Ok(());
+        let (mut news, mut names, mut above) = (Vec::new(), BTreeSet::new(), Vec::new());
+        for (index, ToldName { name, old_name, what }) in outcome.told.into_iter().enumerate() {
+            self.take_turn(index, CHANGES_PER_TURN).await;
+            let is_shown = [Some(&name), old_name.as_ref()].into_iter().flatten();
+            if !is_shown.into_iter().any(|name| self.shows(interest, name)) {
+                continue;
+            }
+            names.insert(name.clone());
+            if old_name.is_none()
+                && let Some((level, _)) = name.rsplit_once(SEPARATOR)
+            {
+                above.push(level.to_owned());
+            }
+            news.push(News::Name(self.name_news(name, old_name, what).await?));
         }
-        if !self.may_look_up(&to) {
-            // It has yet another name, or none any more, or was taken: which is told of later.
-            return self.tell_name(news, interest, from, NameChange::Made).await;
+        for (index, name) in above.into_iter().enumerate() {
+            self.take_turn(index, CHANGES_PER_TURN).await;
+            if self.shows(interest, &name) && names.insert(name.clone()) {
+                news.push(News::Name(self.name_news(name, None, NameChange::Below).await?));
+            }
         }
-        if !self.shows(interest, &from) && !self.shows(interest, &to) {
-            return Ok(());
-        }
-        news.renames.tell(&from, &to);
-        if news.is_new(&to, Some(&from)) {
-            let told = self.name_news(to, Some(from), NameChange::Made).await?;
-            news.told.push(News::Name(told));
-        }
-        Ok(())
+        Ok(Some(news))
     }
 
     /// Whether the session asks about a name, and users are told of it at all.
@@ -279,8 +271,8 @@ impl Holding {
         old_name: Option<String>,
         what: NameChange,
     ) -> Result<NameNews, Failure> {
+        let has_children = self.has_children_in_turns(&name).await;
         let found = self.find(&name).filter(|(_, rights)| rights.contain(Right::Lookup));
-        let has_children = self.has_children(&name);
         let mut seen_is_personal = false;
         let found = match found {
             Some((info, rights)) => {
@@ -325,79 +317,16 @@ pub(in crate::service::imap) fn may_watch(rights: Rights) -> bool {
     rights.contain(Right::Lookup) && rights.contain(Right::Read)
 }
 
-/// News in their order. What is told of a name is its state of now, however often it changed: so
-/// once is enough.
-#[derive(Default)]
-struct Names {
-    told: Vec<News>,
-    /// With the old name, where there is one.
-    names: BTreeSet<(String, Option<String>)>,
-    renames: Renames,
-}
-
-impl Names {
-    fn is_new(&mut self, name: &str, old_name: Option<&str>) -> bool {
-        self.names.insert((name.to_owned(), old_name.map(str::to_owned)))
-    }
-}
-
-/// The latest rename, with that of mailboxes below it, which comes behind it: one who is told of a
-/// mailbox knows of those below.
-#[derive(Default)]
-struct Renames {
-    /// The highest mailbox: its old name and its new one.
-    top: (String, String),
-    /// The same of those that are told of.
-    told: BTreeMap<String, String>,
-}
-
-impl Renames {
-    /// Whether a mailbox was renamed with one above it that is told of.
-    fn have_told(&mut self, from: &str, to: &str) -> bool {
-        if !is_moved_with((&self.top.0, &self.top.1), (from, to)) {
-            self.top = (from.to_owned(), to.to_owned());
-            self.told.clear();
-        }
-        from.match_indices(SEPARATOR).any(|(end, _)| {
-            let above = from.get(..end).and_then(|above| self.told.get_key_value(above));
-            above.is_some_and(|(old, new)| is_moved_with((old, new), (from, to)))
-        })
-    }
-
-    fn tell(&mut self, from: &str, to: &str) {
-        self.told.insert(from.to_owned(), to.to_owned());
-    }
-}
-
-/// Whether names, old and new, are below others in the same way.
-fn is_moved_with(above: (&str, &str), (from, to): (&str, &str)) -> bool {
-    let rest = from.strip_prefix(above.0).filter(|rest| rest.starts_with(SEPARATOR));
-    rest.is_some() && rest == to.strip_prefix(above.1)
-}
-
-/// Whether the user could look up a name, as far as access lists changed.
-struct Known {
-    /// Before the first change.
-    at_first: bool,
-    /// Before or after any.
-    ever: bool,
-}
-
 /// Changes that are told of once for a mailbox or name.
 #[derive(Default)]
 struct Collected {
+    names: NameHistory,
+    subscriptions: Vec<String>,
     messages: BTreeMap<MailboxId, MessageChanges>,
-    access: BTreeMap<String, Known>,
     annotations: Vec<AnnotationNews>,
 }
 
 impl Collected {
-    /// Another access list: whether the user could look up the name before, and after.
-    fn access(&mut self, name: String, before: bool, after: bool) {
-        let known = self.access.entry(name).or_insert(Known { at_first: before, ever: false });
-        known.ever |= before || after;
-    }
-
     fn annotation(&mut self, of: Annotated, entry: String) {
         match self.annotations.iter_mut().find(|it| it.of == of) {
             Some(told) => told.entries.push(entry),
