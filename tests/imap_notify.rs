@@ -520,6 +520,71 @@ fn an_owner_that_has_gone_ends_it() {
     assert!(told.starts_with("t NO [UNAVAILABLE] "), "{told}");
 }
 
+/// With ENABLE METADATA the others are watched all the same.
+#[test]
+fn annotations_are_told_without_an_owner_that_has_gone() {
+    let kit = Kit::of(&USERS);
+    let mut case = Case::new(&kit, ("bob", "alice"));
+    case.grant("box", "lr");
+    case.world.shards[1].mesh.close();
+    case.user.done("ENABLE METADATA METADATA-SERVER");
+    let mut other = case.world.log_in("alice");
+    other.done("SETMETADATA INBOX (/private/comment \"x\")");
+    assert!(case.user.done("NOOP").starts_with("* METADATA INBOX /private/comment\r\n"));
+}
+
+/// What came before another NOTIFY is fetched as the one before wanted it, and what comes behind it
+/// as that one does.
+#[test]
+fn messages_are_fetched_as_the_client_wanted_when_they_came() {
+    let kit = Kit::of(&USERS);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
+    client.done("SELECT INBOX");
+    let watch = |items| format!("NOTIFY SET (selected (MessageNew ({items}) MessageExpunge))");
+    client.done(&watch("UID FLAGS"));
+    // In the middle of a command nothing is told.
+    client.say(
+        "a NOTIFY SET (selected (MessageNew (UID RFC822.SIZE) MessageExpunge)) (subtree {5}\r\n",
+    );
+    client.read_to("+ ");
+    append(&mut other, "INBOX");
+    client.say("Other (MessageNew MessageExpunge))\r\n");
+    let told = client.read_to("a OK");
+    assert!(told.contains("* 1 FETCH (UID 1 FLAGS (\\Recent))\r\n"), "{told}");
+    append(&mut other, "INBOX");
+    let told = self::told(&world, &mut client);
+    assert!(told.contains("* 2 FETCH (UID 2 RFC822.SIZE "), "{told}");
+    assert!(!told.contains("* 1 FETCH"), "{told}");
+}
+
+/// A rename of its own a client knows of, and is told of another one that happened meanwhile.
+#[test]
+fn own_renames_are_left_out() {
+    let kit = Kit::of(&USERS);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
+    for name in ["D/x", "E"] {
+        client.done(&format!("CREATE {name}"));
+    }
+    client.done("NOTIFY SET (personal (MailboxName))");
+    client.say("a RENAME D {1}\r\n");
+    client.read_to("+ ");
+    other.done("RENAME E F");
+    client.say("T\r\n");
+    let told = client.read_to("a OK");
+    let expected = "* LIST (\\HasNoChildren) \"/\" F (\"OLDNAME\" (E))\r\na OK";
+    assert!(told.starts_with(expected), "{told}");
+    // The client did not know by which name it is renamed.
+    client.say("a RENAME G {1}\r\n");
+    client.read_to("+ ");
+    other.done("RENAME F G");
+    client.say("H\r\n");
+    let told = client.read_to("a OK");
+    let expected = "* LIST (\\HasNoChildren) \"/\" H (\"OLDNAME\" (F))\r\na OK";
+    assert!(told.starts_with(expected), "{told}");
+}
+
 /// After RFC 8437 the next user hears nothing of what the one before watched.
 #[test]
 fn it_ends_with_the_log_in() {

@@ -315,6 +315,8 @@ fn sessions_on_a_removed_account_end() {
             waiting.say("t IDLE\r\n");
             waiting.read_to("+ ");
         }
+        let mut watching = case.world.log_in(pair.0);
+        done(&mut watching, "NOTIFY SET (personal (MessageNew MessageExpunge))");
         let left: Vec<(u64, &str)> = names.into_iter().filter(|it| it.1 != pair.0).collect();
         shared.replace(directory_of(&left));
         for (reader, command) in readers.iter_mut().zip(&commands[..4]) {
@@ -326,6 +328,7 @@ fn sessions_on_a_removed_account_end() {
         // These say nothing, and hear it from the shard.
         readers[4].read_to(&format!("* BYE {READ}"));
         idle.read_to(&format!("* BYE {REMOVED}"));
+        watching.read_to(&format!("* BYE {REMOVED}"));
         // The others go on.
         let told = answer(&mut case.user, &format!("SELECT {name}"));
         assert!(told.starts_with("t NO [NONEXISTENT]"), "{told}");

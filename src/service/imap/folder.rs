@@ -268,10 +268,13 @@ pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder
     }
 }
 
-/// Ends a session that may no longer read its selected mailbox.
 pub(super) fn check_readable(session: &Session) -> Result<(), Failure> {
-    let may_read = session.selected()?.view.rights().contain(Right::Read);
-    match may_read || planted(Plant::LeaseOutlivesRights) {
+    readable_with(session.selected()?.view.rights())
+}
+
+/// Ends a session that may no longer read its selected mailbox, on which it has these rights.
+pub(super) fn readable_with(rights: Rights) -> Result<(), Failure> {
+    match rights.contain(Right::Read) || planted(Plant::LeaseOutlivesRights) {
         true => Ok(()),
         false => Err(Failure::Leave(Leave::Bye("The selected mailbox may no longer be read"))),
     }

@@ -7,7 +7,7 @@
 //! client did not read is one answer. An account that has forgotten what the client does not know
 //! yet, or that cannot be asked, ends all of it, as NOTIFY NONE would (RFC 5465 5.8).
 
-use std::{collections::BTreeSet, io::Write as _, sync::Arc};
+use std::{collections::BTreeSet, io::Write as _, mem::take, sync::Arc};
 
 use super::{
     accounts::{
@@ -22,15 +22,15 @@ use super::{
     watched::{Followed, Group, Own, SelectedWishes, Watched, Which},
 };
 use crate::{
-    model::{ModSeq, Uid},
+    model::{AccountId, ModSeq, Uid},
     protocol::imap::{
         Attributes, Code, ListItem, MailboxName, SEPARATOR, Status, StatusValues, Updates,
         mailbox::status::StatusItems,
         message::fetch::is_fetch_list,
         session::notify::{EventGroup, Events, NotifyMailboxes, NotifySet},
     },
-    runtime::connection::ConnectionError,
-    store::{Annotated, MailboxStatus, Names, Snapshot},
+    runtime::{connection::ConnectionError, executor::Executor},
+    store::{Annotated, MailboxStatus, Message, Names, Snapshot},
 };
 use futures_lite::future::or;
 
@@ -38,6 +38,8 @@ use futures_lite::future::or;
 const NOTIFY_NAMES_MAX: usize = 1_000;
 /// Accounts that a session follows.
 const NOTIFY_ACCOUNTS_MAX: usize = 100;
+/// New messages looked at before other sessions get their turn.
+const ARRIVED_PER_TURN: usize = 1_024;
 /// Ranges of messages that are fetched at once.
 const RANGES_AT_ONCE: usize = 1_000;
 /// Mailboxes that are taken from an account at once.
@@ -51,7 +53,9 @@ impl Session {
         let (selected, groups) = wishes(self, &namespace, set)?;
         let mut watched = Watched::new(&self.channel.shard, Some(selected), groups);
         follow(&namespace, &mut watched).await?;
+        // What has arrived until now is fetched as the client wanted it until now.
         self.tell_everything(false).await?;
+        self.fetch_arrived().await?;
         if let Some(selected) = &mut self.selected {
             selected.take_arrived();
         }
@@ -75,9 +79,7 @@ impl Session {
         let levels = [OTHER_USERS, SHARED];
         let shard = &self.channel.shard;
         let mut watched = Watched::annotations(shard, events.or(before), levels);
-        if let Err(Failure::Leave(leave)) = follow(&namespace, &mut watched).await {
-            return Err(Failure::Leave(leave));
-        }
+        follow(&namespace, &mut watched).await?;
         self.watched = Some(Box::new(watched));
         Ok(())
     }
@@ -94,6 +96,7 @@ impl Session {
 
     /// The same between commands.
     pub(super) async fn report_unasked(&mut self) -> Result<(), Failure> {
+        self.check_account()?;
         if self.selected_wishes().is_some_and(|wishes| wishes.delayed) {
             self.tell_but_expunges().await?;
         } else {
@@ -110,27 +113,52 @@ impl Session {
             return Ok(());
         }
         watched.look().await;
-        let asks_all = watched.has_own() || watched.is_stale;
-        let is_news = |it: &Followed| asks_all || it.follow.has_news(it.known);
-        if !watched.follows.iter().any(is_news) {
+        if !watched.is_stale && !watched.follows.iter().any(|it| watched.asks(it)) {
+            watched.own.clear();
             return Ok(());
         }
         let namespace = Namespace::of(self)?;
+        let Some(watched) = &mut self.watched else { return Ok(()) };
+        // Most shares are not this user's.
+        let reaches = take(&mut watched.is_stale).then(|| reaches(&namespace, watched));
+        let is_left =
+            |it: &Followed| reaches.as_ref().is_some_and(|them| !them.contains(&it.reach));
+        let is_other = watched.follows.iter().any(is_left)
+            || reaches.as_ref().is_some_and(|them| them.len() != watched.follows.len());
         let mut index = 0;
         while let Some(watched) = &self.watched
             && let Some(followed) = watched.follows.get(index)
         {
-            if is_news(followed) && !self.report_account(&namespace, index).await? {
+            let asks = watched.asks(followed) || is_left(followed);
+            if asks && !self.report_account(&namespace, index).await? {
                 return self.overflow().await;
             }
             index += 1;
         }
+        if self.own_name_is_gone(&namespace).await {
+            return self.overflow().await;
+        }
         let Some(watched) = &mut self.watched else { return Ok(()) };
-        watched.forget_own();
-        match std::mem::take(&mut watched.is_stale) {
+        watched.own.clear();
+        match take(&mut watched.is_stale) || is_other {
             true => self.follow_again(&namespace).await,
             false => Ok(()),
         }
+    }
+
+    /// Whether another session has taken away a mailbox that this one has created or renamed, before
+    /// both could be told apart.
+    async fn own_name_is_gone(&self, namespace: &Namespace) -> bool {
+        let Some(watched) = &self.watched else { return false };
+        for own in &watched.own {
+            if let Own::Name(name, true) = own
+                && !watched.is_own(&Own::Name(name.clone(), false))
+                && folder::look_up(namespace, name).await.is_none()
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Tells what happened in an account. False if that is not known.
@@ -230,8 +258,11 @@ impl Session {
         let full = |name: &str| format!("{}{name}", reach.prefix);
         let name = full(&news.name);
         let old_name = news.old_name.as_deref().map(full);
-        if news.what != NameChange::Access && self.is_own(&Own::Name(name.clone(), news.is_there()))
-        {
+        let own = match &old_name {
+            Some(old_name) => Own::Renamed(old_name.clone(), name.clone()),
+            None => Own::Name(name.clone(), news.is_there()),
+        };
+        if news.what != NameChange::Access && self.is_own(&own) {
             return;
         }
         let mut events = self.events_of(namespace, &name, is_personal);
@@ -389,17 +420,20 @@ impl Session {
     /// Fetches what has arrived in the selected mailbox, if the client wants that, by NOTIFY or by
     /// UPDATE of a search (RFC 5465 5.2, 7); what several want of a message at once.
     async fn fetch_arrived(&mut self) -> Result<(), Failure> {
-        let fetch = self.selected_wishes().and_then(|wishes| wishes.fetch.clone());
-        let Some(selected) = &mut self.selected else { return Ok(()) };
-        let wanted = std::mem::take(&mut selected.wanted);
-        if fetch.is_none() && wanted.is_empty() {
+        if !self.has_arrived() {
             return Ok(());
         }
+        let fetch = self.selected_wishes().and_then(|wishes| wishes.fetch.clone());
+        let executor = self.channel.shard.executor.clone();
+        let Some(selected) = &mut self.selected else { return Ok(()) };
+        let wanted = take(&mut selected.wanted);
         let arrived = selected.take_arrived();
         let fetches = match &fetch {
-            _ if arrived.is_empty() => return Ok(()),
             Some(fetch) if wanted.is_empty() => vec![(arrived, vec![&fetch[..]])],
-            _ => fetches(selected.numbering(), &arrived, fetch.as_deref(), &wanted),
+            _ => {
+                let wanted = (fetch.as_deref(), &wanted[..]);
+                fetches(selected.numbering(), &arrived, wanted, &*executor).await
+            }
         };
         for (ranges, lists) in fetches {
             for items in together(lists) {
@@ -455,8 +489,9 @@ impl Session {
                     Ok(holding.listed_after(after.as_deref(), LISTED_AT_ONCE).await)
                 };
                 let listed = match home.at_owner(ask).await {
-                    Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
-                    listed => listed.unwrap_or_default(),
+                    Ok(listed) => listed,
+                    Err(Failure::No { .. }) => return self.overflow().await,
+                    Err(failure) => return Err(failure),
                 };
                 let Some(last) = listed.last() else { break };
                 after = Some(last.info.name.clone());
@@ -520,6 +555,9 @@ impl Session {
         if !may_watch(folder.rights()) {
             let mut attributes = children(namespace.has_children(name).await);
             attributes.insert(Attributes::NO_ACCESS);
+            if namespace.is_subscribed(name) {
+                attributes.insert(Attributes::SUBSCRIBED);
+            }
             self.write_list(name, attributes, Some(folder));
             return Ok(self.channel.flush_if_full().await?);
         }
@@ -544,10 +582,13 @@ pub(super) async fn listen(
     other: impl Future<Output = ()>,
 ) -> Result<(), ConnectionError> {
     let wants_selected = !session.told_events().is_empty();
+    // Messages that came while others were fetched.
+    let has_arrived = session.has_arrived();
     let aged = session.results_aged();
     let Session { channel, selected, watched, .. } = session;
     let here = async {
         match selected {
+            _ if has_arrived => {}
             Some(selected) if wants_selected => or(selected.changed(), aged).await,
             _ => std::future::pending().await,
         }
@@ -566,26 +607,31 @@ type UidRanges = Vec<(Uid, Uid)>;
 
 /// What is to be fetched of the messages that have `arrived`, as lists of items: all of them for
 /// NOTIFY, and those that are wanted for results.
-fn fetches<'a>(
+async fn fetches<'a>(
     numbering: &Snapshot,
     arrived: &[(Uid, Uid)],
-    fetch: Option<&'a [u8]>,
-    wanted: &'a [Wanted],
+    (fetch, wanted): (Option<&'a [u8]>, &'a [Wanted]),
+    executor: &dyn Executor,
 ) -> Vec<(UidRanges, Vec<&'a [u8]>)> {
     let mut groups: Vec<(UidRanges, Vec<&'a [u8]>)> = Vec::new();
+    let mut lists: Vec<&'a [u8]> = Vec::new();
     for &(first, last) in arrived {
         let start = numbering.lower_bound(first);
-        for message in numbering.iter_from(start).take_while(|message| message.uid <= last) {
-            let uid = message.uid;
-            let wants = |it: &&Wanted| it.uids.binary_search(&uid).is_ok();
-            let lists = wanted.iter().filter(wants).map(|it| &it.fetch[..]);
-            let lists: Vec<&'a [u8]> = fetch.into_iter().chain(lists).collect();
+        let messages = numbering.iter_from(start).take_while(|message| message.uid <= last);
+        for (count, Message { uid, .. }) in messages.enumerate() {
+            let wants = |it: &&Wanted| it.uids.binary_search(uid).is_ok();
+            lists.clear();
+            lists.extend(fetch);
+            lists.extend(wanted.iter().filter(wants).map(|it| &it.fetch[..]));
             match groups.last_mut() {
                 _ if lists.is_empty() => {}
                 Some((ranges, same)) if *same == lists && ranges.len() < RANGES_AT_ONCE => {
-                    add(ranges, uid);
+                    add(ranges, *uid);
                 }
-                _ => groups.push((vec![(uid, uid)], lists)),
+                _ => groups.push((vec![(*uid, *uid)], lists.clone())),
+            }
+            if count % ARRIVED_PER_TURN == ARRIVED_PER_TURN - 1 {
+                executor.yield_now().await;
             }
         }
     }
@@ -683,31 +729,36 @@ fn too_much(text: &'static str) -> Failure {
     Failure::no(Code::NotificationOverflow, text)
 }
 
-/// Follows the accounts that have, or may get, mailboxes of which the client wants to know, and no
-/// others. Returns those that were not followed before.
-async fn follow(
-    namespace: &Namespace,
-    watched: &mut Watched,
-) -> Result<Vec<(Home, Reach)>, Failure> {
+/// The accounts that have, or may get, mailboxes of which the client wants to know, and no others.
+fn reaches(namespace: &Namespace, watched: &Watched) -> Vec<Reach> {
     let mut reaches = Vec::new();
     if watched.has_groups() {
         reaches.push(namespace.own_reach());
         let has_subscribed = watched.has_subscribed();
         reaches.extend(namespace.reaches_of(watched.names(), watched.roots(), has_subscribed));
     }
-    let public = namespace.public_reach();
-    if watched.events().contain(Events::SERVER_METADATA_CHANGE)
-        && reaches.iter().all(|reach| reach.account != public.account)
-    {
-        reaches.push(public);
+    if watched.events().contain(Events::SERVER_METADATA_CHANGE) {
+        // Among the first: there may be too many.
+        reaches.retain(|reach| reach.account != AccountId::PUBLIC);
+        reaches.insert(reaches.len().min(1), namespace.public_reach());
     }
-    if reaches.len() > NOTIFY_ACCOUNTS_MAX {
-        if watched.selected.is_some() {
-            return Err(too_much("Mailboxes of too many users"));
-        }
+    if watched.selected.is_none() {
         reaches.truncate(NOTIFY_ACCOUNTS_MAX);
     }
-    let mut before = std::mem::take(&mut watched.follows);
+    reaches
+}
+
+/// Follows those, and returns the ones that were not followed before. Without NOTIFY one that
+/// cannot be reached is left out.
+async fn follow(
+    namespace: &Namespace,
+    watched: &mut Watched,
+) -> Result<Vec<(Home, Reach)>, Failure> {
+    let reaches = reaches(namespace, watched);
+    if reaches.len() > NOTIFY_ACCOUNTS_MAX {
+        return Err(too_much("Mailboxes of too many users"));
+    }
+    let mut before = take(&mut watched.follows);
     let mut new = Vec::new();
     for reach in reaches {
         let is_same = |it: &Followed| it.reach.account == reach.account;
@@ -716,8 +767,15 @@ async fn follow(
             watched.follows.push(Followed { reach, interest, ..before.swap_remove(index) });
             continue;
         }
-        let home = namespace.home(&reach).await?;
-        let (follow, known) = Follow::of(&home).await?;
+        let open = async {
+            let home = namespace.home(&reach).await?;
+            let (follow, known) = Follow::of(&home).await?;
+            Ok((home, follow, known))
+        };
+        let (home, follow, known) = match open.await {
+            Err(Failure::No { .. }) if watched.selected.is_none() => continue,
+            opened => opened?,
+        };
         new.push((home.clone(), reach.clone()));
         watched.follows.push(Followed { reach, home, follow, known, interest });
     }

@@ -306,6 +306,11 @@ impl Selected {
         }
     }
 
+    /// Whether [`Selected::take_arrived`] may have any.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.arrived.is_some()
+    }
+
     /// Ranges of UIDs, first and last, of the messages that EXISTS has told of since this was
     /// called, but those that the session added itself.
     pub(super) fn take_arrived(&mut self) -> Vec<(Uid, Uid)> {

@@ -266,6 +266,13 @@ impl Session {
         self.selected_wishes().map_or(Events::OF_MESSAGES, |wishes| wishes.events)
     }
 
+    /// Whether new messages may have to be fetched for the client.
+    pub(super) fn has_arrived(&self) -> bool {
+        let fetches = self.selected_wishes().is_some_and(|wishes| wishes.fetch.is_some());
+        let selected = self.selected.as_ref().filter(|selected| selected.has_arrived());
+        selected.is_some_and(|selected| fetches || !selected.wanted.is_empty())
+    }
+
     /// What NOTIFY asks for of the selected mailbox.
     pub(super) fn selected_wishes(&self) -> Option<&SelectedWishes> {
         self.watched.as_ref()?.selected.as_ref()

@@ -124,8 +124,9 @@ impl Session {
         let Some(newer) = selected.view.current() else {
             return Err(Failure::Leave(Leave::Bye(selected.view.end())));
         };
-        folder::check_readable(self)?;
-        let changeable = folder::changeable_flags(self);
+        let rights = selected.view.rights();
+        folder::readable_with(rights)?;
+        let changeable = if selected.read_only { FlagMask::NONE } else { rights.flags() };
         if changeable != selected.changeable {
             self.tell_changeable(changeable);
         }

@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// No further changes are told of those results.
-    pub(super) fn end_contexts(&mut self, ended: impl Fn(&Context) -> bool, why: &'static str) {
+    pub(super) fn end_contexts(&mut self, ended: impl Fn(&Context) -> bool, why: &str) {
         let mut at = 0;
         while let Some(context) = self.selected.as_ref().and_then(|it| it.contexts.get(at)) {
             match ended(context) {
@@ -96,14 +96,14 @@ impl Session {
         }
     }
 
-    fn end_context(&mut self, at: usize, why: &'static str) {
+    fn end_context(&mut self, at: usize, why: &str) {
         let ended = self.selected.as_mut().and_then(|it| it.contexts.remove(at));
         if let Some(context) = ended {
             self.refuse_updates(context.tag, why);
         }
     }
 
-    pub(super) fn refuse_updates(&mut self, tag: String, why: &'static str) {
+    pub(super) fn refuse_updates(&mut self, tag: String, why: &str) {
         self.writer().untagged(Status::No, Some(Code::NoUpdate(tag)), why);
     }
 
@@ -181,8 +181,10 @@ impl Session {
                     self.want(at, &numbering, added.clone());
                     at += 1;
                 }
-                Err(failure @ Failure::Leave(_)) => return Err(failure),
-                Err(_) => self.end_context(at, "The messages cannot be searched now"),
+                Err(Failure::No { text, .. } | Failure::Bad { text, .. }) => {
+                    self.end_context(at, &text);
+                }
+                Err(failure) => return Err(failure),
             }
         }
         Ok(())

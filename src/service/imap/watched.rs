@@ -15,13 +15,15 @@ use std::{
 
 use super::accounts::{Follow, Home, Interest, Reach, is_at_or_below};
 use crate::{
+    model::AccountId,
     protocol::imap::{SEPARATOR, session::notify::Events},
     runtime::latest::{Listener, Silent},
     service::Shard,
 };
 use futures_lite::future::{or, poll_once};
 
-/// Changes by the session itself, of which it is not told: more than a command makes.
+/// Changes by the session itself of which it is not told. Of more in one command it is told as if
+/// another session had made them.
 const OWN_MAX: usize = 256;
 
 pub(super) struct Watched {
@@ -33,7 +35,7 @@ pub(super) struct Watched {
     events: Events,
     pub follows: Vec<Followed>,
     /// What the client did itself since the accounts were last asked.
-    own: Vec<Own>,
+    pub own: Vec<Own>,
     /// What is shared with whom; accounts and groups.
     reaches: (Listener<u64>, Listener<u64>),
     /// Other accounts may have to be followed now.
@@ -79,9 +81,26 @@ pub(super) struct Followed {
 pub(super) enum Own {
     /// A mailbox of this name exists now, or does not any more.
     Name(String, bool),
+    /// A mailbox had the first name, and has the second one.
+    Renamed(String, String),
     Subscription(String),
     /// An annotation of a mailbox or, without a name, the server.
     Annotation(String, String),
+}
+
+impl Own {
+    /// Whether the account may have noted it.
+    fn concerns(&self, reach: &Reach) -> bool {
+        match self {
+            Own::Name(name, _) | Own::Renamed(_, name) => name.starts_with(&*reach.prefix),
+            Own::Subscription(_) => reach.prefix.is_empty(),
+            // What is private is in the user's own account.
+            Own::Annotation(name, _) => {
+                name.starts_with(&*reach.prefix)
+                    || name.is_empty() && reach.account == AccountId::PUBLIC
+            }
+        }
+    }
 }
 
 impl Watched {
@@ -193,7 +212,7 @@ impl Watched {
     /// Notes a change by the session itself: its account is asked before the client is told
     /// anything, so that exactly that change is left out.
     pub(super) fn note_own(&mut self, own: Own) {
-        if self.own.len() < OWN_MAX {
+        if self.has_groups() && self.own.len() < OWN_MAX {
             self.own.push(own);
         }
     }
@@ -202,13 +221,10 @@ impl Watched {
         self.own.contains(own)
     }
 
-    pub(super) fn has_own(&self) -> bool {
-        !self.own.is_empty()
-    }
-
-    /// All accounts were asked.
-    pub(super) fn forget_own(&mut self) {
-        self.own.clear();
+    /// Whether an account has something to tell, or was changed by the session.
+    pub(super) fn asks(&self, followed: &Followed) -> bool {
+        let Followed { reach, follow, known, .. } = followed;
+        follow.has_news(*known) || self.own.iter().any(|own| own.concerns(reach))
     }
 
     /// Notes whether what the user can reach may have changed.

@@ -198,6 +198,7 @@ impl Journal {
     /// Octets of memory, estimated.
     pub(crate) fn memory(&self) -> usize {
         let change = size_of::<AccountChange>() + size_of::<u64>() + 16;
+        // A sum, in any order.
         let renames = self.renames.keys().map(|name| name.len() + change).sum::<usize>();
         self.octets + (self.changes.len() + self.latest.len()) * change + renames
     }

@@ -1,8 +1,6 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
-//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR. Each file has a command's
-//! value, its parser and its grammar; the rows are in [`super::table`].
-//! NAMESPACE, IDLE, NOTIFY, COMPRESS, UNAUTHENTICATE, LANGUAGE. Each file has a command's value,
-//! its parser and its grammar; the rows are in [`super::table`].
+//! NAMESPACE, IDLE, NOTIFY, COMPRESS, UNAUTHENTICATE, LANGUAGE, COMPARATOR. Each file has a
+//! command's value, its parser and its grammar; the rows are in [`super::table`].
 
 pub mod capability;
 pub mod comparator;

@@ -54,7 +54,7 @@ pub(super) struct User {
 }
 
 /// An account that a user can reach, and the names of its mailboxes.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Reach {
     pub account: AccountId,
     /// Name of the user whose account it is.

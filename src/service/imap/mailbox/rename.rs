@@ -6,6 +6,7 @@ use super::{
         handler::Handler,
         reply::{Done, Reply},
         state::Session,
+        watched::Own,
     },
     names,
 };
@@ -16,7 +17,9 @@ impl Handler for Rename<'_> {
         let source = Place::existing(session, &self.source)?;
         let target = Place::new(session, &self.target)?;
         source.rename(&target).await?;
-        session.note_own_name(&target.spelled(), true);
+        let (from, to) = (source.spelled(), target.spelled());
+        session.note_own_name(&to, true);
+        session.note_own(Own::Renamed(from, to));
         names::tell_other_name(session, &self.target, &target);
         Done::ok("RENAME completed")
     }
