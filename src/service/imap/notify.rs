@@ -146,8 +146,8 @@ impl Session {
         }
     }
 
-    /// Whether another session has taken away a mailbox that this one has created or renamed, before
-    /// both could be told apart.
+    /// Whether another session has taken away a mailbox that this one has created or renamed,
+    /// before both could be told apart.
     async fn own_name_is_gone(&self, namespace: &Namespace) -> bool {
         let Some(watched) = &self.watched else { return false };
         for own in &watched.own {
@@ -429,6 +429,8 @@ impl Session {
         let wanted = take(&mut selected.wanted);
         let arrived = selected.take_arrived();
         let fetches = match &fetch {
+            // The client added them itself.
+            _ if arrived.is_empty() => return Ok(()),
             Some(fetch) if wanted.is_empty() => vec![(arrived, vec![&fetch[..]])],
             _ => {
                 let wanted = (fetch.as_deref(), &wanted[..]);
