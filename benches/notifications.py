@@ -3,8 +3,9 @@
 
     cargo build --release && benches/notifications.py [--connections 10000] [--rate 100] [--seconds 20]
 
-A demo of two shards with 1,000 accounts. First every connection selects INBOX and idles; then, on a new server, every
-connection has asked for NOTIFY (RFC 5465) of ten mailboxes and has none selected. Mail comes by LMTP at a steady rate,
+A demo of two shards with 1,000 accounts. First every connection selects INBOX and idles; then, on a new server, the
+same with COMPRESS=DEFLATE (RFC 4978); then every connection has asked for NOTIFY (RFC 5465) of ten mailboxes and has
+none selected. Mail comes by LMTP at a steady rate,
 to accounts in turn, and each of an account's connections is to hear of it. Stated are the time from the final dot of a
 message to the 250, and to the news at each connection (the client reads all the connections on one core), the resident
 memory that the connections added, and the CPU time of the server. RINGMAIL names another binary.
@@ -12,12 +13,14 @@ memory that the connections added, and the CPU time of the server. RINGMAIL name
 
 import argparse
 import pathlib
+import random
 import resource
 import selectors
 import socket
 import sys
 import threading
 import time
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clients"))
 from demo import Demo  # noqa: E402
@@ -26,6 +29,33 @@ USERS = 1000
 FOLDERS = 10
 NOTIFY = "NOTIFY SET (mailboxes (%s) (MessageNew MessageExpunge))" % " ".join(
     f"folder{number}" for number in range(FOLDERS))
+
+DRAW = random.Random(1)
+WORDS = ["".join(DRAW.choices("abcdefghijklmnoprstuvw", k=DRAW.randint(2, 9))) for _ in range(2000)]
+# Random words, which compress to less than a half.
+SENT = " ".join(DRAW.choices(WORDS, k=6000))[:33_000]
+
+
+class Compressed:
+    """A connection after COMPRESS. What it sends are stored blocks (RFC 1951 3.2.4)."""
+
+    def __init__(self, connection):
+        answered(connection, "COMPRESS DEFLATE")
+        self.connection, self.stream = connection, zlib.decompressobj(-15)
+        self.fileno, self.close = connection.fileno, connection.close
+
+    def sendall(self, octets):
+        size = len(octets)
+        self.connection.sendall(b"\0" + size.to_bytes(2, "little") + (65_535 - size).to_bytes(2, "little") + octets)
+
+    def recv(self, count):
+        received = b""
+        while not received:
+            more = self.connection.recv(count)
+            if not more:
+                return b""
+            received = self.stream.decompress(more)
+        return received
 
 
 def answered(connection, command, tag=b"t "):
@@ -106,7 +136,7 @@ def percentiles(seconds):
                      for name, part in (("median", 0.5), ("p99", 0.99), ("longest", 1.0)))
 
 
-def measure(arguments, with_notify):
+def measure(arguments, with_notify=False, compressed=False):
     word = b"* STATUS " if with_notify else b" EXISTS\r\n"
     with Demo("--shards", 2, "--users", USERS) as demo:
         for user in range(USERS):
@@ -117,10 +147,15 @@ def measure(arguments, with_notify):
         for number in range(arguments.connections):
             user = number % USERS
             connection = connected(demo.port["imap"], user)
+            if compressed:
+                connection = Compressed(connection)
             if with_notify:
                 answered(connection, NOTIFY)
             else:
                 answered(connection, "SELECT INBOX")
+                if compressed:
+                    # A client refers to the last 32 KiB that it sent: it sends as many.
+                    answered(connection, f"SEARCH SUBJECT {{{len(SENT)}+}}\r\n{SENT}")
                 answered(connection, "IDLE", b"+ ")
             connections.append(connection)
             selector.register(connection, selectors.EVENT_READ, user)
@@ -149,7 +184,8 @@ def measure(arguments, with_notify):
         took = time.perf_counter() - begin
         cpu = demo.cpu_seconds() - cpu
         print(f"{arguments.connections} connections, "
-              f"{'NOTIFY of ' + str(FOLDERS) + ' mailboxes' if with_notify else 'IDLE in INBOX'}, "
+              f"{'NOTIFY of ' + str(FOLDERS) + ' mailboxes' if with_notify else 'IDLE in INBOX'}"
+              f"{' with COMPRESS' if compressed else ''}, "
               f"{count / took:.0f} deliveries/s, {expected / took:.0f} notifications/s, ms:")
         print(f"  250 after the final dot: {percentiles(deliveries.accepted)}")
         print(f"  news after the final dot: {percentiles(waited)}")
@@ -166,8 +202,9 @@ def main():
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for with_notify in (False, True):
-        measure(arguments, with_notify)
+    measure(arguments)
+    measure(arguments, compressed=True)
+    measure(arguments, with_notify=True)
 
 
 if __name__ == "__main__":
