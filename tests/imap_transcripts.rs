@@ -140,6 +140,35 @@ fn where_utf8_is_the_only_one_it_must_be_enabled_first() {
     }
 }
 
+/// RFC 10022 3.1: every message is in one batch, in the order of the batches.
+#[test]
+fn a_mailbox_in_batches() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = world.log_in("alice");
+    let message = " {8+}\r\na: b\r\n\r\n";
+    client.done(&format!("APPEND INBOX{}", message.repeat(4)));
+    client.done("SELECT INBOX");
+    for _ in 0..8 {
+        client.done("COPY 1:* INBOX");
+    }
+    client.done("UID STORE 1:2,4,1024 +FLAGS.SILENT \\Deleted");
+    client.done("EXPUNGE");
+    let cases = [
+        ("500", " 1023:524,523:24,23:1"),
+        ("500 1:2", " 1023:524,523:24"),
+        ("500 2:9", " 523:24,23:1"),
+        ("500 3:3", " 23:1"),
+        ("500 4:9", ""),
+        ("1019", " 1023:5,3:1"),
+        ("1020", " 1023:1"),
+    ];
+    for (arguments, batches) in cases {
+        let told = client.done(&format!("UIDBATCHES {arguments}"));
+        assert!(told.contains(&format!("\"){batches}\r\n")), "{arguments}: {told}");
+    }
+}
+
 /// Apple TN3189: a mail program's background work is refused while others wait.
 #[test]
 fn background_events_are_put_off() {

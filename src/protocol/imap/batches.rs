@@ -21,14 +21,13 @@ impl Batches {
         Batches { first: true }
     }
 
-    /// One batch: the UIDs of its newest and its oldest message.
-    pub fn push(&mut self, out: &mut Vec<u8>, newest: u32, oldest: u32) {
-        push_pair(out, if self.first { " " } else { "," }, newest.into());
+    /// One batch: its highest and its lowest UID. A `uid-range` has both, even if they are the same
+    /// (RFC 9051 9).
+    pub fn push(&mut self, out: &mut Vec<u8>, highest: u32, lowest: u32) {
+        push_pair(out, if self.first { " " } else { "," }, highest.into());
         self.first = false;
-        if oldest != newest {
-            out.push(b':');
-            push_number(out, oldest.into());
-        }
+        out.push(b':');
+        push_number(out, lowest.into());
     }
 
     pub fn end(self, out: &mut Vec<u8>) {
@@ -45,14 +44,18 @@ mod tests {
         type Case = (&'static [(u32, u32)], &'static str);
         const CASES: &[Case] = &[
             (&[], "* UIDBATCHES (TAG \"A143\")\r\n"),
-            (&[(99_695, 99_695)], "* UIDBATCHES (TAG \"A143\") 99695\r\n"),
-            (&[(9, 7), (6, 6), (4, 1)], "* UIDBATCHES (TAG \"A143\") 9:7,6,4:1\r\n"),
+            (&[(99_695, 99_695)], "* UIDBATCHES (TAG \"A143\") 99695:99695\r\n"),
+            // RFC 10022 3.1.1.
+            (
+                &[(215_295, 99_696), (99_695, 20_351), (20_350, 7_830), (7_829, 1)],
+                "* UIDBATCHES (TAG \"A143\") 215295:99696,99695:20351,20350:7830,7829:1\r\n",
+            ),
         ];
         for (batches, expected) in CASES {
             let mut out = Vec::new();
             let mut response = Batches::begin(&mut out, "A143");
-            for (newest, oldest) in *batches {
-                response.push(&mut out, *newest, *oldest);
+            for (highest, lowest) in *batches {
+                response.push(&mut out, *highest, *lowest);
             }
             response.end(&mut out);
             assert_eq!(String::from_utf8_lossy(&out), *expected);

@@ -72,6 +72,7 @@ pub enum Code {
     NonExistent,
     AuthenticationFailed,
     Cannot,
+    ClientBug,
     Closed,
     /// RFC 4978 3.
     CompressionActive,
@@ -105,6 +106,8 @@ pub enum Code {
     MailboxId(ObjectId),
     ServerBug,
     TooBig,
+    /// RFC 10022 3.1.3.2.
+    TooFew,
     UidRequired,
     Unavailable,
     /// RFC 3516 4.3.
@@ -175,6 +178,7 @@ impl Code {
             Code::NonExistent => "NONEXISTENT",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
             Code::Cannot => "CANNOT",
+            Code::ClientBug => "CLIENTBUG",
             Code::Closed => "CLOSED",
             Code::CompressionActive => "COMPRESSIONACTIVE",
             Code::Corruption => "CORRUPTION",
@@ -200,6 +204,7 @@ impl Code {
             Code::PrivacyRequired => "PRIVACYREQUIRED",
             Code::ServerBug => "SERVERBUG",
             Code::TooBig => "TOOBIG",
+            Code::TooFew => "TOOFEW",
             Code::UidRequired => "UIDREQUIRED",
             Code::Unavailable => "UNAVAILABLE",
             Code::UnknownCte => "UNKNOWN-CTE",

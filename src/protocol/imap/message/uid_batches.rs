@@ -10,7 +10,7 @@ use super::super::{
 pub struct UidBatches {
     /// Messages in each batch, from the newest on.
     pub size: u32,
-    /// The first and the last batch to be told, from 1.
+    /// The first and the last batch to be told, from 1, in the order that they were sent in.
     pub batches: Option<(u32, u32)>,
 }
 
@@ -23,7 +23,7 @@ impl Arguments<'_> for UidBatches {
             let first = number(cursor)?;
             cursor.expect(b':', "batches are a range such as 1:4")?;
             let last = number(cursor)?;
-            batches = Some((first.min(last), first.max(last)));
+            batches = Some((first, last));
         }
         Ok(UidBatches { size, batches })
     }
@@ -47,7 +47,7 @@ mod tests {
         let batches = |size, batches| CommandBody::UidBatches(UidBatches { size, batches });
         check("UIDBATCHES 2000", batches(2_000, None));
         check("UIDBATCHES 500 10:20", batches(500, Some((10, 20))));
-        check("UIDBATCHES 500 20:10", batches(500, Some((10, 20))));
+        check("UIDBATCHES 2000 4:1", batches(2_000, Some((4, 1))));
         for wrong in ["", " 0", " 4294967296", " x", " 1 1", " 1 0:1", " 1 1:*", " 1 1:2 3"] {
             assert!(parse(format!("a UIDBATCHES{wrong}\r\n").as_bytes()).is_err(), "{wrong}");
         }
