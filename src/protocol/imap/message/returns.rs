@@ -23,9 +23,10 @@ pub struct SearchReturn {
 }
 
 impl SearchReturn {
-    /// SAVE and UPDATE alone: nothing is answered (RFC 5182 2.1, RFC 5267 4.3).
+    /// SAVE alone: nothing is answered (RFC 5182 2.1). Any other option asks for an ESEARCH
+    /// response, though UPDATE has nothing to say in it yet (RFC 4466 2.6.2, RFC 5267 4.3).
     pub fn is_silent(self) -> bool {
-        SearchReturn { save: false, update: false, ..self } == SearchReturn::default()
+        SearchReturn { save: false, ..self } == SearchReturn::default()
     }
 
     /// `RETURN (…)`, if it is next; an empty list means ALL. `fetch` is what UPDATE wants of new
@@ -176,8 +177,9 @@ mod tests {
         let cases = [
             ("CONTEXT COUNT", SearchReturn { count: true, ..none }, false),
             ("update count", SearchReturn { update: true, count: true, ..none }, false),
-            ("UPDATE", SearchReturn { update: true, ..none }, true),
-            ("SAVE UPDATE CONTEXT", SearchReturn { update: true, save: true, ..none }, true),
+            ("UPDATE", SearchReturn { update: true, ..none }, false),
+            ("SAVE UPDATE CONTEXT", SearchReturn { update: true, save: true, ..none }, false),
+            ("SAVE CONTEXT", SearchReturn { save: true, ..none }, true),
             // Without the hint the list would be empty.
             ("CONTEXT", SearchReturn { all: true, ..none }, false),
         ];
