@@ -462,7 +462,8 @@ fn parts_come_without_their_encoding() {
         Si vis pacem, =\r\npara =62ellum.=0D=0A\r\n--b\r\n\
         Content-Type: image/png; name=p.png\r\nContent-Transfer-Encoding: base64\r\n\r\n\
         AAEC\r\nAwQF\r\n--b\r\n\
-        Content-Transfer-Encoding: x-secret\r\n\r\n???\r\n--b\r\n\r\nplain\r\n--b--\r\n";
+        Content-Transfer-Encoding: x-secret\r\n\r\n???\r\n--b\r\n\r\nplain\r\n--b\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\nw6kNCg==\r\n--b--\r\n";
     let kit = Kit::of(&USERS);
     for names in CASES {
         let mut case = case(&kit, names);
@@ -473,11 +474,12 @@ fn parts_come_without_their_encoding() {
             let rump = rump(names[0], "parts", ";URLAUTH=anonymous");
             sign(issuer, &rump.replace("/;SECTION=TEXT", section))
         };
-        let [text, image, secret, plain, header, whole, part] = [
+        let [text, image, secret, plain, accents, header, whole, part] = [
             "/;SECTION=1",
             "/;SECTION=2",
             "/;SECTION=3",
             "/;SECTION=4",
+            "/;SECTION=5",
             "/;SECTION=HEADER",
             "",
             "/;SECTION=2/;PARTIAL=1.3",
@@ -496,7 +498,7 @@ fn parts_come_without_their_encoding() {
             &text,
             "BODYPARTSTRUCTURE BINARY",
             &format!(
-                "(BODYPARTSTRUCTURE ({us_ascii} \"8bit\" 28 1 NIL NIL NIL NIL)) \
+                "(BODYPARTSTRUCTURE ({us_ascii} \"7bit\" 28 1 NIL NIL NIL NIL)) \
                  (BINARY {{28}}\r\nSi vis pacem, para bellum.\r\n)"
             ),
         );
@@ -527,6 +529,14 @@ fn parts_come_without_their_encoding() {
             &format!(
                 "(BODYPARTSTRUCTURE ({us_ascii} \"7bit\" 5 0 NIL NIL NIL NIL)) \
                  (BINARY {{5}}\r\nplain)"
+            ),
+        );
+        check(
+            &accents,
+            "BINARY BODYPARTSTRUCTURE",
+            &format!(
+                "(BODYPARTSTRUCTURE ({us_ascii} \"8bit\" 4 1 NIL NIL NIL NIL)) \
+                 (BINARY {{4}}\r\né\r\n)"
             ),
         );
         let fields = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";

@@ -105,6 +105,18 @@ pub struct DecodedPart {
     pub size: u64,
     pub lines: u64,
     pub has_nul: bool,
+    pub is_ascii: bool,
+}
+
+impl DecodedPart {
+    /// The identity encoding that it has now (RFC 2045 6.2).
+    fn encoding(self) -> &'static [u8] {
+        match self {
+            DecodedPart { has_nul: true, .. } => b"binary",
+            DecodedPart { is_ascii: true, .. } => b"7bit",
+            DecodedPart { .. } => b"8bit",
+        }
+    }
 }
 
 /// One part, as BODYSTRUCTURE describes it (RFC 5524 3.2).
@@ -112,7 +124,7 @@ pub(super) fn write_body_part(out: &mut Vec<u8>, part: Part<'_>, decoded: Option
     let Some(decoded) = decoded.filter(|_| part.kind() == PartKind::Leaf) else {
         return write_part(out, part, true, &mut WrittenParts::default());
     };
-    write_start_as(out, part, if decoded.has_nul { b"binary" } else { b"8bit" });
+    write_start_as(out, part, decoded.encoding());
     push_number(out, decoded.size);
     if part.media_type().eq_ignore_ascii_case(b"text") {
         out.push(b' ');

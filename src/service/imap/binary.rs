@@ -77,6 +77,8 @@ pub(super) struct Measured {
     pub has_nul: bool,
     /// Line ends, if the part is encoded.
     pub lines: u64,
+    /// Whether no octet has its highest bit set, if the part is encoded.
+    pub is_ascii: bool,
 }
 
 impl BinaryPart {
@@ -130,7 +132,7 @@ impl BinaryPart {
     ) -> Result<Measured, Failure> {
         let offset = partial.map_or(0, |partial| partial.offset);
         let end = partial.map_or(u64::MAX, |it| it.offset.saturating_add(it.count));
-        let (mut decoded, mut has_nul, mut lines) = (0, self.is_binary, 0);
+        let (mut decoded, mut has_nul, mut lines, mut is_ascii) = (0, self.is_binary, 0, true);
         let is_encoded = !matches!(self.decoder, TransferDecoder::Identity);
         let mut decoding = self.decode();
         if !is_encoded {
@@ -149,13 +151,14 @@ impl BinaryPart {
             has_nul |= memchr::memchr(0, wanted).is_some();
             decoded += octets.len() as u64;
             lines += memchr::memchr_iter(b'\n', octets).count() as u64;
+            is_ascii &= octets.is_ascii();
         }
         if !is_encoded {
             decoded = self.content.size();
         }
         let decoded = decoded.min(end);
         let skipped = offset.min(decoded);
-        Ok(Measured { skipped, size: decoded - skipped, has_nul, lines })
+        Ok(Measured { skipped, size: decoded - skipped, has_nul, lines, is_ascii })
     }
 
     /// Whether the part is the same without its encoding.

@@ -104,9 +104,9 @@ async fn find(session: &Session, url: &[u8], wanted: Wanted) -> Result<Found, Fa
         true => {
             let decoded = match &data {
                 Some(Data::Decoded(part, _)) if !part.is_identity() => {
-                    let Measured { size, lines, has_nul, .. } =
+                    let Measured { size, lines, has_nul, is_ascii, .. } =
                         part.measure(session, &reader, None).await?;
-                    Some(DecodedPart { size, lines, has_nul })
+                    Some(DecodedPart { size, lines, has_nul, is_ascii })
                 }
                 _ => None,
             };
