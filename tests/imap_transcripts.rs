@@ -131,7 +131,9 @@ fn where_utf8_is_the_only_one_it_must_be_enabled_first() {
             let told = client.answer(command);
             assert!(told.contains(" NO [CANNOT] "), "{command}: {told}");
         }
-        for command in ["NOOP", "CAPABILITY", "ID NIL", "ENABLE CONDSTORE UTF8=ONLY"] {
+        for command in
+            ["NOOP", "CAPABILITY", "ID NIL", "ENABLE CONDSTORE UTF8=ONLY", "COMPARATOR i;octet"]
+        {
             client.done(command);
         }
         let told = client.done(&format!("ENABLE {enable}"));

@@ -352,10 +352,12 @@ impl Conversation {
     }
 }
 
-/// Whether the command may need UTF-8 (RFC 6855 6): all that have to do with mailboxes.
+/// Whether the command may need UTF-8 (RFC 6855 6): all that have to do with mailboxes. The names
+/// of comparators are ASCII (RFC 4790 3.1).
 fn may_need_utf8(row: &CommandRow) -> bool {
-    use CommandKind::{Enable, Idle, Unauthenticate};
-    !row.allowed(State::NotAuthenticated) && !matches!(row.kind, Enable | Idle | Unauthenticate)
+    use CommandKind::{Comparator, Enable, Idle, Unauthenticate};
+    !row.allowed(State::NotAuthenticated)
+        && !matches!(row.kind, Comparator | Enable | Idle | Unauthenticate)
 }
 
 /// See [`super::state::Runner`].
