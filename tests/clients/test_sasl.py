@@ -149,7 +149,8 @@ class Line:
 
 WELCOME = {"imap": "a OK", "pop3": "+OK", "smtp": "235 "}
 REFUSED = {"imap": "a NO [AUTHENTICATIONFAILED]", "pop3": "-ERR [AUTH]", "smtp": "535 "}
-MALFORMED = {"imap": "a BAD", "pop3": "-ERR", "smtp": "501 "}
+UNDECODABLE = {"imap": "a BAD", "pop3": "-ERR invalid base64", "smtp": "501 5.5.2"}
+CANCELLED = {"imap": "a BAD", "pop3": "-ERR authentication cancelled", "smtp": "501 5.7.0"}
 PLUS = "p=tls-server-end-point,,"
 
 
@@ -204,7 +205,7 @@ class SaslTest(unittest.TestCase):
             # The client could bind, and was told that the server cannot.
             client = Scram(name, header="y,,")
             said = Line(self.demo, protocol, True).scram(name, client)
-            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            self.assertTrue(said.startswith(REFUSED[protocol]), said)
             # Without TLS the server offers no binding, and that is true.
             said = Line(self.demo, protocol).scram(name, Scram(name, header="y,,"))
             self.assertTrue(said.startswith(WELCOME[protocol]), said)
@@ -218,22 +219,31 @@ class SaslTest(unittest.TestCase):
 
     def test_broken_exchanges(self):
         for protocol in ("imap", "pop3", "smtp"):
-            line = Line(self.demo, protocol)
             for first in (b"", b"n,,", b"n,,m=1,n=a,r=b", b"x,,n=a,r=b", b"\xff", b"n,,n=a,r=\xff"):
+                line = Line(self.demo, protocol)
                 line.send(f"{line.command} SCRAM-SHA-1 {encoded(first) or '='}")
                 said = line.answer()
-                self.assertTrue(said.startswith(MALFORMED[protocol]), said)
-            # The final message of another exchange.
+                self.assertTrue(said.startswith(REFUSED[protocol]), said)
+            # Not base64, at either step.
+            line = Line(self.demo, protocol)
             client = Scram("SCRAM-SHA-1")
+            for messages in (("?",), (encoded(client.first()), "?")):
+                line.send(f"{line.command} SCRAM-SHA-1")
+                for message in messages:
+                    line.answer()
+                    line.send(message)
+                said = line.answer()
+                self.assertTrue(said.startswith(UNDECODABLE[protocol]), said)
+            # The final message of another exchange.
             line.send(f"{line.command} SCRAM-SHA-1 {encoded(client.first())}")
             final = client.final(line.answer())
             line.send("*")
             said = line.answer()
-            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            self.assertTrue(said.startswith(CANCELLED[protocol]), said)
             line.send(f"{line.command} SCRAM-SHA-1 {encoded(client.first())}")
             line.answer()
             said = line.respond(final)
-            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            self.assertTrue(said.startswith(REFUSED[protocol]), said)
 
     def test_application_passwords(self):
         place = ["--dir", self.demo.directory]

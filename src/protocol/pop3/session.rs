@@ -136,6 +136,8 @@ fn write_capabilities(offer: Offer, output: &mut Vec<u8>) {
 }
 
 const NOT_PRIVATE: &str = "[AUTH] passwords are only accepted over TLS";
+/// RFC 3206 4: what the client showed says nothing.
+const REFUSED: &str = "[AUTH] the mechanism has failed";
 
 impl Session {
     /// Answers `bad_commands_max` illegal lines; one more ends the session.
@@ -298,7 +300,8 @@ impl Session {
                 Event::Judged
             }
             sasl::Step::Failed(SaslError::Cancelled) => self.bad("authentication cancelled"),
-            sasl::Step::Failed(SaslError::Malformed(what)) => self.bad(what),
+            sasl::Step::Failed(SaslError::Undecodable(what)) => self.bad(what),
+            sasl::Step::Failed(SaslError::Refused(_)) => self.bad(REFUSED),
         }
     }
 
@@ -369,8 +372,8 @@ mod tests {
                 ("*", "-ERR authentication cancelled"),
                 ("AUTH PLAIN", "+ "),
                 // Not a command now, but base64 of three octets.
-                ("QUIT", "-ERR PLAIN wants three fields"),
-                ("AUTH PLAIN =", "-ERR PLAIN wants three fields"),
+                ("QUIT", "-ERR [AUTH] the mechanism has failed"),
+                ("AUTH PLAIN =", "-ERR [AUTH] the mechanism has failed"),
                 ("AUTH PLAIN YwBhAGI=", "Login a/b for c"),
                 ("AUTH CRAM-MD5", "-ERR mechanism not supported"),
                 ("AUTH LOGIN", "+ VXNlcm5hbWU6"),

@@ -50,7 +50,7 @@ impl Machine for Bearer {
             }
             // Whatever the client says, it is refused.
             State::Refused => Ok(Move::Over),
-            State::AwaitsVerdict => Err(SaslError::Malformed("nothing was asked")),
+            State::AwaitsVerdict => Err(SaslError::Refused("nothing was asked")),
         }
     }
 
@@ -68,32 +68,32 @@ impl Machine for Bearer {
 
 /// `client-resp = (gs2-header kvsep *kvpair kvsep) / kvsep` (RFC 7628 3.1).
 fn oauth_bearer(message: &[u8]) -> Result<(String, Option<String>), SaslError> {
-    let malformed = SaslError::Malformed("OAUTHBEARER wants a header and a token");
+    let refused = SaslError::Refused("OAUTHBEARER wants a header and a token");
     let mut fields = message.split(|&octet| octet == SEPARATOR);
-    let header = fields.next().and_then(|it| it.strip_suffix(b",")).ok_or(malformed)?;
-    let (flag, authzid) = split_once(header, b',').ok_or(malformed)?;
+    let header = fields.next().and_then(|it| it.strip_suffix(b",")).ok_or(refused)?;
+    let (flag, authzid) = split_once(header, b',').ok_or(refused)?;
     // RFC 7628 3.1: without channel binding, "y" and "n" are the same.
     if !matches!(flag, b"n" | b"y") {
-        return Err(SaslError::Malformed("OAUTHBEARER has no channel binding"));
+        return Err(SaslError::Refused("OAUTHBEARER has no channel binding"));
     }
     let authorization = match authzid.strip_prefix(b"a=") {
         Some(name) => Some(super::scram::sasl_name(&identity(name)?)?),
         None if authzid.is_empty() => None,
-        None => return Err(malformed),
+        None => return Err(refused),
     };
     let fields: Vec<&[u8]> = fields.collect();
     // Two separators at the end.
-    let [pairs @ .., b"", b""] = &fields[..] else { return Err(malformed) };
-    Ok((bearer(pairs).ok_or(malformed)?, authorization))
+    let [pairs @ .., b"", b""] = &fields[..] else { return Err(refused) };
+    Ok((bearer(pairs).ok_or(refused)?, authorization))
 }
 
 /// `user=` name SEPARATOR `auth=Bearer ` token SEPARATOR SEPARATOR.
 fn xoauth2(message: &[u8]) -> Result<(String, Option<String>), SaslError> {
-    let malformed = SaslError::Malformed("XOAUTH2 wants a user and a token");
+    let refused = SaslError::Refused("XOAUTH2 wants a user and a token");
     let fields: Vec<&[u8]> = message.split(|&octet| octet == SEPARATOR).collect();
-    let [user, pairs @ .., b"", b""] = &fields[..] else { return Err(malformed) };
-    let user = identity(user.strip_prefix(b"user=").ok_or(malformed)?)?;
-    Ok((bearer(pairs).ok_or(malformed)?, Some(user)))
+    let [user, pairs @ .., b"", b""] = &fields[..] else { return Err(refused) };
+    let user = identity(user.strip_prefix(b"user=").ok_or(refused)?)?;
+    Ok((bearer(pairs).ok_or(refused)?, Some(user)))
 }
 
 /// The token of the only `auth=Bearer` pair: `b64token` of RFC 6750 2.1.
@@ -183,7 +183,7 @@ mod tests {
             let (_, step) = start(*mechanism, message);
             match expected {
                 Ok((token, authorization)) => assert_eq!(step, asked(token, *authorization)),
-                Err(why) => assert_eq!(step, Step::Failed(SaslError::Malformed(why)), "{message}"),
+                Err(why) => assert_eq!(step, Step::Failed(SaslError::Refused(why)), "{message}"),
             }
         }
         let (mut exchange, _) = start(google, "user=a^Aauth=Bearer x^A^A");

@@ -267,9 +267,13 @@ pub enum SaslError {
     /// The client sent `*` (RFC 4954 4, RFC 5034 4, RFC 3501 6.2.2): 501, -ERR or BAD.
     #[error("authentication cancelled")]
     Cancelled,
-    /// Not base64, or not what the mechanism requires: 501, -ERR or BAD.
+    /// Not base64 (the same): 501, -ERR or BAD.
     #[error("{0}")]
-    Malformed(&'static str),
+    Undecodable(&'static str),
+    /// Not what the mechanism requires, so that it fails as with a wrong password (RFC 4954 6, RFC
+    /// 3206 4, RFC 3501 6.2.2): 535, -ERR [AUTH] or NO [AUTHENTICATIONFAILED].
+    #[error("{0}")]
+    Refused(&'static str),
 }
 
 /// What to do next.
@@ -360,7 +364,7 @@ impl Exchange {
     ) -> Step {
         let step = match &mut self.machine {
             Some(machine) => advance(&mut **machine),
-            None => Err(SaslError::Malformed("the exchange is over")),
+            None => Err(SaslError::Refused("the exchange is over")),
         };
         match step {
             Ok(Move::Challenge(challenge)) => return Step::Challenge(STANDARD.encode(challenge)),
@@ -375,9 +379,9 @@ impl Exchange {
 /// second key for the counting of attempts.
 fn decode(base64: &[u8]) -> Result<Vec<u8>, SaslError> {
     if base64.len() > RESPONSE_MAX {
-        return Err(SaslError::Malformed("response too long"));
+        return Err(SaslError::Undecodable("response too long"));
     }
-    STANDARD.decode(base64).map_err(|_| SaslError::Malformed("invalid base64"))
+    STANDARD.decode(base64).map_err(|_| SaslError::Undecodable("invalid base64"))
 }
 
 fn identity(octets: &[u8]) -> Result<String, SaslError> {
@@ -391,9 +395,9 @@ fn secret(octets: &[u8]) -> Result<String, SaslError> {
 /// One to `max` octets of UTF-8 without NUL: `1*SAFE` of RFC 4616 2.
 fn text(octets: &[u8], max: usize, complaint: &'static str) -> Result<String, SaslError> {
     if octets.is_empty() || octets.len() > max || octets.contains(&0) {
-        return Err(SaslError::Malformed(complaint));
+        return Err(SaslError::Refused(complaint));
     }
-    let text = std::str::from_utf8(octets).map_err(|_| SaslError::Malformed(complaint))?;
+    let text = std::str::from_utf8(octets).map_err(|_| SaslError::Refused(complaint))?;
     Ok(text.to_owned())
 }
 
@@ -416,27 +420,27 @@ mod tests {
         ("PLAIN", Some("dGVzdAB0ZXN0ADEyMzQ="), &[], Ok("test/1234/test")),
         // RFC 4616 4: Kurt acts for Ursel.
         ("PLAIN", Some("VXJzZWwAS3VydAB4aXBqMzBwbHE="), &[], Ok("Kurt/xipj30plq/Ursel")),
-        ("PLAIN", Some("="), &[], Err(SaslError::Malformed("PLAIN wants three fields"))),
-        ("PLAIN", None, &[""], Err(SaslError::Malformed("PLAIN wants three fields"))),
-        ("PLAIN", None, &["="], Err(SaslError::Malformed("invalid base64"))),
+        ("PLAIN", Some("="), &[], Err(SaslError::Refused("PLAIN wants three fields"))),
+        ("PLAIN", None, &[""], Err(SaslError::Refused("PLAIN wants three fields"))),
+        ("PLAIN", None, &["="], Err(SaslError::Undecodable("invalid base64"))),
         ("PLAIN", None, &["*"], Err(SaslError::Cancelled)),
         // An initial response cannot cancel: it is an invalid one.
-        ("PLAIN", Some("*"), &[], Err(SaslError::Malformed("invalid base64"))),
-        ("PLAIN", Some("AGEAYgBj"), &[], Err(SaslError::Malformed("PLAIN wants three fields"))),
-        ("PLAIN", Some("AGEA"), &[], Err(SaslError::Malformed("invalid password"))),
-        ("PLAIN", Some("AABi"), &[], Err(SaslError::Malformed("invalid user name"))),
-        ("PLAIN", Some("AP8AYg=="), &[], Err(SaslError::Malformed("invalid user name"))),
-        ("PLAIN", Some("/wBhAGI="), &[], Err(SaslError::Malformed("invalid user name"))),
+        ("PLAIN", Some("*"), &[], Err(SaslError::Undecodable("invalid base64"))),
+        ("PLAIN", Some("AGEAYgBj"), &[], Err(SaslError::Refused("PLAIN wants three fields"))),
+        ("PLAIN", Some("AGEA"), &[], Err(SaslError::Refused("invalid password"))),
+        ("PLAIN", Some("AABi"), &[], Err(SaslError::Refused("invalid user name"))),
+        ("PLAIN", Some("AP8AYg=="), &[], Err(SaslError::Refused("invalid user name"))),
+        ("PLAIN", Some("/wBhAGI="), &[], Err(SaslError::Refused("invalid user name"))),
         // RFC 4648 3.2, 3.5: padding is required, and its spare bits are zero.
-        ("PLAIN", Some("AGEAYg"), &[], Err(SaslError::Malformed("invalid base64"))),
-        ("PLAIN", Some("AGEAYh=="), &[], Err(SaslError::Malformed("invalid base64"))),
-        ("PLAIN", Some("AGEA Yg=="), &[], Err(SaslError::Malformed("invalid base64"))),
+        ("PLAIN", Some("AGEAYg"), &[], Err(SaslError::Undecodable("invalid base64"))),
+        ("PLAIN", Some("AGEAYh=="), &[], Err(SaslError::Undecodable("invalid base64"))),
+        ("PLAIN", Some("AGEA Yg=="), &[], Err(SaslError::Undecodable("invalid base64"))),
         ("LOGIN", None, &["dGlt", "c2VjcmV0"], Ok("tim/secret")),
         ("Login", Some("dGlt"), &["c2VjcmV0"], Ok("tim/secret")),
         ("LOGIN", None, &["dGlt", "*"], Err(SaslError::Cancelled)),
-        ("LOGIN", None, &[""], Err(SaslError::Malformed("invalid user name"))),
-        ("LOGIN", None, &["dGlt", ""], Err(SaslError::Malformed("invalid password"))),
-        ("LOGIN", None, &["dABt"], Err(SaslError::Malformed("invalid user name"))),
+        ("LOGIN", None, &[""], Err(SaslError::Refused("invalid user name"))),
+        ("LOGIN", None, &["dGlt", ""], Err(SaslError::Refused("invalid password"))),
+        ("LOGIN", None, &["dABt"], Err(SaslError::Refused("invalid user name"))),
     ];
 
     #[test]
@@ -488,7 +492,7 @@ mod tests {
         assert_eq!(step, Step::Challenge(String::new()));
         assert_eq!(exchange.respond(b""), ask(None));
         assert_eq!(exchange.answer(Answer::Accepted), Step::Over);
-        let invalid = SaslError::Malformed("invalid user name");
+        let invalid = SaslError::Refused("invalid user name");
         assert_eq!(start(Some(b"YQBi")).1, Step::Failed(invalid));
     }
 

@@ -12,7 +12,7 @@ impl Machine for Plain {
         let (Some(authzid), Some(authcid), Some(passwd), None) =
             (fields.next(), fields.next(), fields.next(), fields.next())
         else {
-            return Err(SaslError::Malformed("PLAIN wants three fields"));
+            return Err(SaslError::Refused("PLAIN wants three fields"));
         };
         let credentials = Credentials { user: identity(authcid)?, password: secret(passwd)? };
         let authorization = match authzid {

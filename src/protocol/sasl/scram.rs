@@ -166,14 +166,14 @@ impl Scram {
     fn client_first(&mut self, message: Vec<u8>) -> Result<Move, SaslError> {
         let first = ClientFirst::parse(message)?;
         match first.gs2_header.as_bytes().first() {
-            Some(b'p') if !self.plus => return Err(malformed("channel binding without -PLUS")),
+            Some(b'p') if !self.plus => return Err(refused("channel binding without -PLUS")),
             Some(b'n' | b'y') if self.plus => {
-                return Err(malformed("-PLUS without channel binding"));
+                return Err(refused("-PLUS without channel binding"));
             }
             // RFC 5802 6: the client can bind, and believes that we cannot: somebody between us
             // has removed -PLUS from the list.
             Some(b'y') if self.plus_is_offered => {
-                return Err(malformed("this server does channel binding"));
+                return Err(refused("this server does channel binding"));
             }
             _ => {}
         }
@@ -185,7 +185,7 @@ impl Scram {
 
     fn server_first(&mut self, first: ClientFirst, ground: Ground) -> Result<Move, SaslError> {
         if first.binding.is_some() && ground.bound_to.is_none() {
-            return Err(malformed("no such channel binding on this connection"));
+            return Err(refused("no such channel binding on this connection"));
         }
         let nonce = format!("{}{}", first.nonce, ground.nonce);
         let salt = STANDARD.encode(&ground.keys.salt);
@@ -203,19 +203,19 @@ impl Scram {
         nonce: &str,
         ground: Ground,
     ) -> Result<Move, SaslError> {
-        let message = std::str::from_utf8(message).map_err(|_| malformed("not UTF-8"))?;
-        let (without_proof, proof) = message.rsplit_once(",p=").ok_or(malformed("no proof"))?;
+        let message = std::str::from_utf8(message).map_err(|_| refused("not UTF-8"))?;
+        let (without_proof, proof) = message.rsplit_once(",p=").ok_or(refused("no proof"))?;
         let mut attributes = without_proof.split(',');
         let binding = attributes.next().and_then(|it| it.strip_prefix("c="));
-        let binding = binding.ok_or(malformed("no channel binding"))?;
-        let binding = STANDARD.decode(binding).map_err(|_| malformed("invalid base64"))?;
+        let binding = binding.ok_or(refused("no channel binding"))?;
+        let binding = STANDARD.decode(binding).map_err(|_| refused("invalid base64"))?;
         let sent_nonce = attributes.next().and_then(|it| it.strip_prefix("r="));
         if sent_nonce != Some(nonce) {
-            return Err(malformed("another nonce"));
+            return Err(refused("another nonce"));
         }
-        let proof = STANDARD.decode(proof).map_err(|_| malformed("invalid base64"))?;
+        let proof = STANDARD.decode(proof).map_err(|_| refused("invalid base64"))?;
         if proof.len() != self.hash.size() {
-            return Err(malformed("a proof of another length"));
+            return Err(refused("a proof of another length"));
         }
         let mut expected = first.gs2_header.into_bytes();
         expected.extend_from_slice(ground.bound_to.as_deref().unwrap_or_default());
@@ -263,7 +263,7 @@ impl Machine for Scram {
             }
             // RFC 4422 3.1, RFC 3501 6.2.2: an empty response to what came with success.
             State::Proved if message.is_empty() => Ok(Move::Over),
-            _ => Err(malformed("nothing more was asked")),
+            _ => Err(refused("nothing more was asked")),
         }
     }
 
@@ -281,42 +281,42 @@ impl Machine for Scram {
 impl ClientFirst {
     /// `client-first-message = gs2-header client-first-message-bare` (RFC 5802 7).
     fn parse(message: Vec<u8>) -> Result<ClientFirst, SaslError> {
-        let message = String::from_utf8(message).map_err(|_| malformed("not UTF-8"))?;
+        let message = String::from_utf8(message).map_err(|_| refused("not UTF-8"))?;
         let mut parts = message.splitn(3, ',');
         let (Some(flag), Some(authzid), Some(bare)) = (parts.next(), parts.next(), parts.next())
         else {
-            return Err(malformed("SCRAM wants a header and a message"));
+            return Err(refused("SCRAM wants a header and a message"));
         };
         let binding = match flag {
             "n" | "y" => None,
             flag => {
-                let name = flag.strip_prefix("p=").ok_or(malformed("invalid channel binding"))?;
+                let name = flag.strip_prefix("p=").ok_or(refused("invalid channel binding"))?;
                 let binding = Binding::parse(name);
-                Some(binding.ok_or(malformed("channel binding of a type that is not offered"))?)
+                Some(binding.ok_or(refused("channel binding of a type that is not offered"))?)
             }
         };
         let authorization = match authzid {
             "" => None,
             authzid => {
-                let name = authzid.strip_prefix("a=").ok_or(malformed("invalid identity"))?;
+                let name = authzid.strip_prefix("a=").ok_or(refused("invalid identity"))?;
                 Some(sasl_name(name)?)
             }
         };
         let mut attributes = bare.split(',');
         // RFC 5802 5.1: "m=" is for extensions that must be understood.
         let user = attributes.next().and_then(|it| it.strip_prefix("n="));
-        let user = sasl_name(user.ok_or(malformed("no user name"))?)?;
-        let user = stringprep::saslprep(&user).map_err(|_| malformed("invalid user name"))?;
+        let user = sasl_name(user.ok_or(refused("no user name"))?)?;
+        let user = stringprep::saslprep(&user).map_err(|_| refused("invalid user name"))?;
         if user.is_empty() {
-            return Err(malformed("invalid user name"));
+            return Err(refused("invalid user name"));
         }
         let user = user.into_owned();
         let nonce = attributes.next().and_then(|it| it.strip_prefix("r="));
-        let nonce = nonce.ok_or(malformed("no nonce"))?;
+        let nonce = nonce.ok_or(refused("no nonce"))?;
         let is_printable = |it: &u8| matches!(it, 0x21..=0x2b | 0x2d..=0x7e);
         if nonce.is_empty() || nonce.len() > NONCE_MAX || !nonce.as_bytes().iter().all(is_printable)
         {
-            return Err(malformed("invalid nonce"));
+            return Err(refused("invalid nonce"));
         }
         let nonce = nonce.to_owned();
         let gs2_header = format!("{flag},{authzid},");
@@ -327,7 +327,7 @@ impl ClientFirst {
 
 /// `saslname = 1*(value-safe-char / "=2C" / "=3D")` (RFC 5802 7).
 pub(super) fn sasl_name(text: &str) -> Result<String, SaslError> {
-    let invalid = malformed("invalid user name");
+    let invalid = refused("invalid user name");
     let mut name = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {
@@ -347,8 +347,8 @@ pub(super) fn sasl_name(text: &str) -> Result<String, SaslError> {
     Ok(name)
 }
 
-const fn malformed(why: &'static str) -> SaslError {
-    SaslError::Malformed(why)
+const fn refused(why: &'static str) -> SaslError {
+    SaslError::Refused(why)
 }
 
 #[cfg(test)]
@@ -486,7 +486,7 @@ mod tests {
             (format!("c=biws,{nonce},p=AAAA"), "a proof of another length"),
         ] {
             let (_, step) = play(&SHA_256, &message);
-            assert_eq!(step, Step::Failed(malformed(why)), "{message}");
+            assert_eq!(step, Step::Failed(refused(why)), "{message}");
         }
         // Another header than in the first message: "y,,".
         let (_, step) = play(&SHA_256, &SHA_256.client_final.replace("c=biws", "c=eSws"));
@@ -548,12 +548,12 @@ mod tests {
                         Question::Keys { user: (*user).to_owned(), hash, binding: *binding };
                     assert_eq!(asked(step), expected);
                 }
-                Err(why) => assert_eq!(step, Step::Failed(malformed(why)), "{message}"),
+                Err(why) => assert_eq!(step, Step::Failed(refused(why)), "{message}"),
             }
         }
         let long = base64(&format!("n,,n=a,r={}", "x".repeat(NONCE_MAX + 1)));
         let (_, step) = Exchange::start(plain, all, Some(long.as_bytes()));
-        assert_eq!(step, Step::Failed(malformed("invalid nonce")));
+        assert_eq!(step, Step::Failed(refused("invalid nonce")));
     }
 
     /// What a client sends last (RFC 5802 3).
@@ -623,7 +623,7 @@ mod tests {
         let ground = ground(Hash::Sha256, "first", "W22ZaJ0SNY7soEsUEjb6gQ==", "y");
         let step = exchange.answer(Answer::Ground(Box::new(ground)));
         let why = "no such channel binding on this connection";
-        assert_eq!(step, Step::Failed(malformed(why)));
+        assert_eq!(step, Step::Failed(refused(why)));
     }
 
     proptest! {

@@ -73,8 +73,12 @@ impl Session {
             sasl::Step::Failed(sasl::SaslError::Cancelled) => {
                 self.refused_auth_step(reply::AUTH_CANCELLED, output)
             }
-            sasl::Step::Failed(sasl::SaslError::Malformed(_)) => {
+            sasl::Step::Failed(sasl::SaslError::Undecodable(_)) => {
                 self.refused_auth_step(reply::AUTH_MALFORMED, output)
+            }
+            sasl::Step::Failed(sasl::SaslError::Refused(_)) => {
+                self.auth_failures += 1;
+                self.refused_auth_step(reply::AUTH_REJECTED, output)
             }
         }
     }

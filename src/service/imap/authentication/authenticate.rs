@@ -6,7 +6,7 @@ use super::{
         reply::{Failure, Reply},
         state::Session,
     },
-    credentials::{NOT_PRIVATE, judge},
+    credentials::{NOT_PRIVATE, count_failure, judge},
 };
 use crate::{
     metrics::Protocol,
@@ -44,7 +44,11 @@ impl Handler for Authenticate<'_> {
                 Step::Failed(SaslError::Cancelled) => {
                     return Err(Failure::bad("Authentication cancelled"));
                 }
-                Step::Failed(SaslError::Malformed(why)) => return Err(Failure::bad(why)),
+                Step::Failed(SaslError::Undecodable(why)) => return Err(Failure::bad(why)),
+                Step::Failed(SaslError::Refused(why)) => {
+                    count_failure(session)?;
+                    return Err(Failure::no(Code::AuthenticationFailed, why));
+                }
             }
         }
     }

@@ -88,7 +88,7 @@ pub(super) async fn refuse(session: &mut Session) -> Reply {
     Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))
 }
 
-fn count_failure(session: &mut Session) -> Result<(), Failure> {
+pub(super) fn count_failure(session: &mut Session) -> Result<(), Failure> {
     session.login_failures += 1;
     if session.login_failures >= session.imap().login_failures_max {
         return Err(Failure::bye("Too many failed logins"));
