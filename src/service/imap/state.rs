@@ -349,9 +349,14 @@ impl Session {
         self.enabled.contains(Capability::Utf8Accept) || self.rev2()
     }
 
-    /// RFC 6855 3: the client said UTF8=ACCEPT, and so names no charset.
-    pub(super) fn names_no_charset(&self) -> bool {
-        self.enabled.contains(Capability::Utf8Accept)
+    /// RFC 9755 3: a client that said UTF8=ACCEPT names no charset in SEARCH, and UTF-8 in SORT and
+    /// THREAD, which must name one.
+    pub(super) fn check_charset(&self, charset: Option<&[u8]>, must: bool) -> Result<(), Failure> {
+        let is_named = charset.is_some_and(|it| !must || !it.eq_ignore_ascii_case(b"UTF-8"));
+        match is_named && self.enabled.contains(Capability::Utf8Accept) {
+            true => Err(Failure::bad("UTF8=ACCEPT is enabled: the charset is UTF-8")),
+            false => Ok(()),
+        }
     }
 
     /// ENABLE UIDONLY (RFC 9586 3.1).

@@ -5,7 +5,7 @@ use super::{
         folder,
         handler::Handler,
         progress::Progress,
-        reply::{Done, Failure, Reply},
+        reply::{Done, Reply},
         searching::{compile, scan_among},
         state::Session,
     },
@@ -27,9 +27,7 @@ impl Handler for Search<'_> {
 }
 
 async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply {
-    if search.charset.is_some() && session.names_no_charset() {
-        return Err(Failure::bad("No charset is named once UTF8=ACCEPT is enabled"));
-    }
+    session.check_charset(search.charset.as_deref(), false)?;
     if search.returns.is_some_and(|returns| returns.update) {
         session.check_tag(tag)?;
     }

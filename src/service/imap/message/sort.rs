@@ -25,6 +25,7 @@ impl Handler for Sort<'_> {
 }
 
 async fn answer(command: &Sort<'_>, session: &mut Session, tag: &str) -> Reply {
+    session.check_charset(Some(&command.charset), true)?;
     if command.returns.is_some_and(|returns| returns.update) {
         session.check_tag(tag)?;
     }

@@ -19,6 +19,7 @@ const PIECES_PER_TURN: usize = 2_048;
 
 impl Handler for Thread<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
+        session.check_charset(Some(&self.charset), true)?;
         let folder = folder::selected(session, Rights::NONE).await?;
         let selected = session.selected()?;
         let executor = session.channel.shard.executor.clone();
