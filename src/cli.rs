@@ -94,8 +94,9 @@ each has the password \"demo\".
 
 Settings have the defaults of docs/ringmail.example.toml, except runtime.connections_per_shard and \
 imap.sessions_per_account, which are 9000: two shards then fit into the 20,000 file descriptors \
-that a plain shell may have, and a load test may use thousands of clients and few accounts. --set \
-changes these too. Log-ins do not need TLS.
+that a plain shell may have, and a load test may use thousands of clients and few accounts; and \
+imap.url_hosts, which is demo.test, localhost and 127.0.0.1. --set changes these too. Log-ins do \
+not need TLS.
 
 Examples:
   ringmail demo

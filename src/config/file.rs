@@ -455,6 +455,11 @@ impl Settings {
         if !is_set("imap.sessions_per_account") {
             settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
         }
+        // By which its clients, and those who test it, know it.
+        if !is_set("imap.url_hosts") {
+            let names = [DEMO_DOMAIN, "localhost", "127.0.0.1"];
+            settings.imap.url_hosts = names.map(str::to_owned).to_vec();
+        }
         // Keeps events off the terminal in which a demo runs.
         if !is_set("events.to") {
             settings.events.to = data_dir.join("events.log").to_string_lossy().into_owned();
@@ -831,6 +836,9 @@ mod tests {
         assert_eq!(connections(settings), (9_000, 9_000));
         let asked = ["runtime.connections_per_shard=100000", "imap.sessions_per_account=1000"];
         assert_eq!(connections(demo(2000, &asked).unwrap()), (100_000, 1_000));
+        let url_hosts = |set: &[&str]| demo(2000, set).unwrap().imap.url_hosts;
+        assert_eq!(url_hosts(&[]), ["demo.test", "localhost", "127.0.0.1"]);
+        assert_eq!(url_hosts(&["imap.url_hosts=[\"a.test\"]"]), ["a.test"]);
         for (port_base, set, expected) in [
             (65_000, "", "--port-base: 65000: port 65000 + 995 would pass 65535"),
             (2000, "store.segment=1", "--set:1: store.segment: no such setting"),
