@@ -39,30 +39,53 @@ fn place() -> tempfile::TempDir {
     place
 }
 
-/// What names the address of a removed account goes to whoever gets the address.
+/// What names the address of a removed account goes to whoever gets the address, who is told, too.
 #[test]
-fn what_still_names_a_removed_account_is_noted() {
+fn what_names_a_removed_account_is_noted() {
     let place = place();
     let path = |name: &str| place.path().join(name);
     fs::write(path("groups"), "board: b@example.org\nstaff: b@example.org,\n a, $board\n").unwrap();
+    fs::write(path("aliases"), "sales: b,\n a+s\nA: b\n@example.org: a\nx: b\n").unwrap();
     fs::write(
         path("ringmail.toml"),
         "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = \".\"\n\
          listen = { submissions = [], pop3s = [], imaps = [] }\n[imap]\nadministrators = [\n\
-         \"b@example.org\",\n\"A@example.org\"]\n",
+         \"b@example.org\",\n\"A@example.org\"]\nsubmitters = [\"a@example.org\"]\n\
+         [authentication]\nmasters = [\"a@example.org=*\",\n\"b@example.org=a@example.org\",\n\
+         \"a@example.org=@example.net\"]\n",
     )
     .unwrap();
     let config = path("ringmail.toml");
+    let places = [
+        ("groups:3", "is a member of $staff"),
+        ("aliases:2", "gets the mail of sales@example.org"),
+        ("aliases:3", "has its mail go where this line says"),
+        ("aliases:4", "gets the mail of @example.org"),
+        ("ringmail.toml:8: imap.administrators", "owns the public folders"),
+        ("ringmail.toml:9: imap.submitters", "may read what users let submission servers read"),
+        ("ringmail.toml:11: authentication.masters", "may log in as every account"),
+        ("ringmail.toml:12: authentication.masters", "lets b@example.org log in to it"),
+        ("ringmail.toml:13: authentication.masters", "may log in as every account of example.net"),
+    ];
+    let check = |command: &mut Command, names: &str, then: &str| {
+        let output = command.output().unwrap();
+        let said = said(&output);
+        assert!(output.status.success(), "{said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), places.len(), "{said}");
+        for (line, (place, what)) in lines.iter().zip(places) {
+            let expected = format!("{place}: {names} a@example.org{then} {what}");
+            assert!(line.ends_with(&expected), "{line}\nexpected: {expected}");
+        }
+    };
     for dry in [true, false] {
         let mut command = ringmail(&["user", "remove", "a@example.org", "--config"]);
         command.arg(&config).args(dry.then_some("--dry-run"));
-        let output = command.output().unwrap();
-        assert!(output.status.success());
-        let said = said(&output);
-        assert!(said.contains("groups:3: still names a@example.org"), "{said}");
-        assert!(said.contains("ringmail.toml:8: imap.administrators: still names"), "{said}");
-        assert_eq!(said.lines().count(), 2, "{said}");
+        check(&mut command, "still names", ": whoever gets the address");
     }
+    let mut command = ringmail(&["user", "add", "a@example.org", "--password-stdin", "--config"]);
+    command.arg(&config).stdin(File::open(path("password")).unwrap());
+    check(&mut command, "names", ", which therefore");
 }
 
 #[test]

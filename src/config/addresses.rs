@@ -285,6 +285,55 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
+/// What a setting gives to whoever has an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gift<'s> {
+    /// As it is written; of [`GiftKind::Served`] it can be `@domain`.
+    pub to: &'s str,
+    /// File, line and setting.
+    pub place: String,
+    pub what: GiftKind<'s>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GiftKind<'s> {
+    Administrator,
+    Submitter,
+    /// `whom`: an address, `@domain`, or `*` for all.
+    Master {
+        whom: &'s str,
+    },
+    Served {
+        master: &'s str,
+    },
+}
+
+impl GiftKind<'_> {
+    /// What whoever has the address does.
+    pub fn of_account(&self) -> String {
+        match self {
+            GiftKind::Administrator => "owns the public folders".to_owned(),
+            GiftKind::Submitter => "may read what users let submission servers read".to_owned(),
+            GiftKind::Master { whom: "*" } => "may log in as every account".to_owned(),
+            GiftKind::Master { whom } if whom.starts_with('@') => {
+                format!("may log in as every account of {}", whom.trim_start_matches('@'))
+            }
+            GiftKind::Master { whom } => format!("may log in as {whom}"),
+            GiftKind::Served { master } => format!("lets {master} log in to it"),
+        }
+    }
+
+    /// What becomes of it without an account.
+    fn without_account(&self) -> &'static str {
+        match self {
+            GiftKind::Administrator => "nobody is an administrator by it",
+            GiftKind::Submitter => "nobody is a submitter by it",
+            GiftKind::Master { .. } => "nobody is a master by it",
+            GiftKind::Served { .. } => "nobody can be acted for by it",
+        }
+    }
+}
+
 impl Settings {
     /// Checks addresses and routes: keys that depend on each other.
     pub(super) fn check_addresses(&self, path: &Path, text: &str) -> Vec<ConfigProblem> {
@@ -406,10 +455,27 @@ impl Settings {
         })
     }
 
-    /// The administrators of public mailboxes (`imap.administrators`), each with the file and line
-    /// that name him.
-    pub fn administrators(&self) -> impl Iterator<Item = (&str, String)> {
-        self.named("imap.administrators", &self.imap.administrators, &self.administrator_lines)
+    /// What settings give to accounts by their addresses, each with the file and line. It stays
+    /// when an account is removed, for whoever gets the address.
+    pub fn gifts(&self) -> Vec<Gift<'_>> {
+        let imap = &self.imap;
+        let administrators =
+            self.named("imap.administrators", &imap.administrators, &self.administrator_lines);
+        let submitters = self.named("imap.submitters", &imap.submitters, &self.submitter_lines);
+        let masters = &self.authentication.masters;
+        let masters = self.named("authentication.masters", masters, &self.master_lines);
+        let administrators = administrators.map(|it| (it, GiftKind::Administrator));
+        let all = administrators.chain(submitters.map(|it| (it, GiftKind::Submitter)));
+        let mut gifts: Vec<_> = all.map(|((to, place), what)| Gift { to, place, what }).collect();
+        for (text, place) in masters {
+            let Some((master, whom)) = text.split_once('=') else { continue };
+            let gift = |to, what| Gift { to, place: place.clone(), what };
+            gifts.push(gift(master, GiftKind::Master { whom }));
+            if whom != "*" {
+                gifts.push(gift(whom, GiftKind::Served { master }));
+            }
+        }
+        gifts
     }
 
     fn named<'s>(
@@ -423,17 +489,18 @@ impl Settings {
         named.map(move |(name, line)| (&**name, format!("{file}:{line}: {setting}")))
     }
 
-    /// The administrators and submitters who are no accounts: whether that is a mistake, and what
-    /// it is. One who is only not there yet is none.
+    /// The administrators, submitters and masters who are no accounts, and accounts and domains of
+    /// masters that are not there: whether that is a mistake, and what it is. One who is only not
+    /// there yet is none.
     pub fn unknown_accounts(&self, directory: &DirectorySnapshot) -> Vec<(bool, String)> {
-        let submitters = &self.imap.submitters;
-        let submitters = self.named("imap.submitters", submitters, &self.submitter_lines);
-        let administrators = self.administrators().map(|it| (it, "an administrator"));
-        let named = administrators.chain(submitters.map(|it| (it, "a submitter")));
-        let unknown = named.filter(|((name, _), _)| directory.user(name).is_none());
-        let told = |((name, place), what): ((&str, String), &str)| {
-            let domain = name.rsplit_once('@').map_or("", |(_, domain)| domain).to_lowercase();
-            let (is_mistake, why) = match directory.resolve(name) {
+        let mut told = Vec::new();
+        for Gift { to, place, what } in self.gifts() {
+            let domain = to.rsplit_once('@').map_or("", |(_, domain)| domain).to_lowercase();
+            let is_domain = to.starts_with('@');
+            if directory.user(to).is_some() || (is_domain && directory.is_local_domain(&domain)) {
+                continue;
+            }
+            let (is_mistake, why) = match directory.resolve(to) {
                 _ if !directory.is_local_domain(&domain) => {
                     (true, format!("{domain} is not a domain of ours: correct it, or remove it"))
                 }
@@ -445,9 +512,9 @@ impl Settings {
                     (true, "an alias, or another address of a mailbox: name the account".to_owned())
                 }
             };
-            (is_mistake, format!("{place}: {name}: {why}; nobody is {what} by it"))
-        };
-        unknown.map(told).collect()
+            told.push((is_mistake, format!("{place}: {to}: {why}; {}", what.without_account())));
+        }
+        told
     }
 
     pub fn directory_options(&self) -> DirectoryOptions {
@@ -639,9 +706,10 @@ mod tests {
         assert!(said.contains("a route of --set has all other domains"), "{said}");
     }
 
-    /// An administrator is an account, as a member of a group is, and so is a submitter.
+    /// An administrator is an account, as a member of a group is, and so are a submitter, a master
+    /// and whom it acts for.
     #[test]
-    fn administrators_and_submitters_are_accounts() {
+    fn administrators_submitters_and_masters_are_accounts() {
         let settings = parse(
             r#"[imap]
 administrators = [
@@ -650,6 +718,11 @@ administrators = [
   "alice@elsewhere.test",
 ]
 submitters = ["alice@demo.test", "submit@demo.test"]
+[authentication]
+masters = ["alice@demo.test=*", "adm@demo.test=*",
+  "alice@demo.test=user1@demo.test", "user1@demo.test=@demo.test",
+  "alice@demo.test=nobody@demo.test",
+  "alice@demo.test=@elsewhere.test", "x@elsewhere.test=alice@demo.test"]
 "#,
         );
         let settings = settings.expect("valid");
@@ -665,6 +738,13 @@ submitters = ["alice@demo.test", "submit@demo.test"]
             "true --set:9: imap.administrators: alice@elsewhere.test: elsewhere.test is not a domain",
             "false --set:11: imap.submitters: submit@demo.test: no account has this address: add it, \
              or correct it; nobody is a submitter by it",
+            "false --set:13: authentication.masters: adm@demo.test: no account has this address: \
+             add it, or correct it; nobody is a master by it",
+            "false --set:15: authentication.masters: nobody@demo.test: no account has this \
+             address: add it, or correct it; nobody can be acted for by it",
+            "true --set:16: authentication.masters: @elsewhere.test: elsewhere.test is not a \
+             domain of ours: correct it, or remove it; nobody can be acted for by it",
+            "true --set:16: authentication.masters: x@elsewhere.test: elsewhere.test is not",
         ];
         assert_eq!(said.len(), expected.len(), "{said:?}");
         for (said, expected) in said.iter().zip(expected) {

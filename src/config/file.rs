@@ -79,6 +79,9 @@ pub struct Settings {
     /// Of `imap.submitters`.
     #[serde(skip)]
     pub submitter_lines: Vec<usize>,
+    /// Of `authentication.masters`.
+    #[serde(skip)]
+    pub master_lines: Vec<usize>,
     /// Our name in greetings and Received headers.
     pub hostname: String,
     /// Domains whose mail is kept here.
@@ -337,6 +340,7 @@ impl Settings {
         settings.fixed = Fixed::of(text);
         settings.administrator_lines = item_lines(text, "imap.administrators");
         settings.submitter_lines = item_lines(text, "imap.submitters");
+        settings.master_lines = item_lines(text, "authentication.masters");
         settings.resolve_paths(path);
         Ok(settings)
     }

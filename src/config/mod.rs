@@ -12,6 +12,7 @@ mod queue;
 mod schema;
 mod sections;
 
+pub use addresses::{Gift, GiftKind};
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::{ConfigProblem, ConfigProblems};
 pub use schema::{Fixed, PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};

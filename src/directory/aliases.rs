@@ -23,7 +23,7 @@ use std::{path::Path, sync::Arc};
 use hashbrown::HashMap;
 
 use super::{
-    address::{account_address, account_domain},
+    address::{Address, account_address, account_domain},
     files::{DirectoryError, Entry, entries, read_lines},
 };
 
@@ -125,6 +125,46 @@ impl AliasesFile {
         }
         Ok(file)
     }
+}
+
+/// A line of an aliases file that names an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AliasMention {
+    /// The line on which it is named.
+    pub line: usize,
+    /// The address or `@domain` whose mail goes to it; `None` if the line is the address's own.
+    pub alias: Option<String>,
+}
+
+/// The lines of an aliases file that name the canonical address `key`, or a sub-address of it, and
+/// whether as a target. Blocks.
+///
+/// # Errors
+/// A file that cannot be read or has a mistake.
+pub fn aliases_naming(
+    path: &Path,
+    default_domain: &str,
+    separators: &str,
+    key: &str,
+) -> Result<Vec<AliasMention>, DirectoryError> {
+    let file = AliasesFile::load(path, false, default_domain)?;
+    let leads_to = |address: &str| {
+        let Some(address) = Address::parse(address) else { return false };
+        let without = address.without_subaddress(separators);
+        address.key() == key || without.is_some_and(|it| it.key() == key)
+    };
+    let mut found = Vec::new();
+    for AliasLine { line, name, leads } in &file.lines {
+        if matches!(name, Name::Address(address) if address == key) {
+            found.push(AliasMention { line: *line, alias: None });
+            continue;
+        }
+        let Leads::To(targets) = leads else { continue };
+        let targets = targets.iter().filter(|it| leads_to(&it.address));
+        let alias = || Some(name.to_string());
+        found.extend(targets.map(|it| AliasMention { line: it.line, alias: alias() }));
+    }
+    Ok(found)
 }
 
 impl Entry<'_> {

@@ -38,6 +38,27 @@ impl Master {
         Some(Master { master, whom })
     }
 
+    /// The account that acts: a canonical address.
+    pub fn master(&self) -> &str {
+        &self.master
+    }
+
+    /// The one account that it may act for, a canonical address.
+    pub fn account(&self) -> Option<&str> {
+        match &self.whom {
+            Whom::Account(address) => Some(address),
+            Whom::All | Whom::Domain(_) => None,
+        }
+    }
+
+    /// The domain whose accounts it may act for, in lower case.
+    pub fn domain(&self) -> Option<&str> {
+        match &self.whom {
+            Whom::Domain(domain) => Some(domain),
+            Whom::All | Whom::Account(_) => None,
+        }
+    }
+
     /// Both are canonical addresses.
     pub(super) fn lets(&self, master: &str, other: &str) -> bool {
         self.master == master

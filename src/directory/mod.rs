@@ -47,7 +47,7 @@ use arc_swap::ArcSwap;
 
 pub use self::{
     address::is_address,
-    aliases::is_reply_text,
+    aliases::{AliasMention, aliases_naming, is_reply_text},
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     files::DirectoryError,

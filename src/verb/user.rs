@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{
-    config::Settings,
+    config::{Gift, Settings},
     control::{self, json},
     directory::{
-        self, AppPassword, Salt, Secret, UsersFile, UsersFileError, groups_naming, lock_name,
-        parse_import,
+        self, AliasMention, AppPassword, DirectoryOptions, Salt, Secret, UsersFile, UsersFileError,
+        aliases_naming, groups_naming, lock_name, parse_import,
     },
     events::rfc3339,
     model::Timestamp,
@@ -166,7 +166,7 @@ fn add(arguments: &PasswordArguments) -> Result<()> {
              here, and refused if it is for others; \"ringmail user remove\" undoes that"
         ));
     }
-    Ok(())
+    note_names(&arguments.address, &arguments.place, Named::Already)
 }
 
 fn passwd(arguments: &PasswordArguments) -> Result<()> {
@@ -252,37 +252,58 @@ fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
         return print_line(format_args!(
             "would remove the log-in of {address}; its mail would stay in the store"
         ))
-        .and_then(|()| note_names(address, place));
+        .and_then(|()| note_names(address, place, Named::Still));
     }
     let id = accounts.edit(|file| Ok(file.remove(address)?))?;
     print_line(format_args!("removed {address} (account {id}); its mail stays in the store"))?;
-    note_names(address, place)
+    note_names(address, place, Named::Still)
 }
 
-/// Says what still names the address, so that whoever gets it next has that.
-fn note_names(address: &str, place: &Place) -> Result<()> {
+/// What is given to whoever has an address, by its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// By the account that was removed.
+    Still,
+    /// By an account that is new.
+    Already,
+}
+
+/// Says what names the address, so that whoever gets it has that.
+fn note_names(address: &str, place: &Place, when: Named) -> Result<()> {
     let key = address.to_lowercase();
     let settings = place.config.as_deref().map(Settings::load).transpose()?;
     let domain = key.rsplit_once('@').map_or("", |(_, domain)| domain);
-    let (groups, default_domain) = match (&settings, &place.dir) {
+    let separators = DirectoryOptions::default().separators;
+    let (groups, aliases, default_domain, separators) = match (&settings, &place.dir) {
         (Some(settings), _) => {
             let default_domain = settings.domains.first().map_or("", String::as_str);
-            (settings.directory_files().groups, default_domain)
+            let files = settings.directory_files();
+            (files.groups, files.aliases, default_domain, settings.addresses.separators.clone())
         }
-        (None, Some(folder)) => (folder.join("groups"), domain),
+        (None, Some(folder)) => (folder.join("groups"), folder.join("aliases"), domain, separators),
         (None, None) => return Ok(()),
     };
     let note = |place: String, what: &str| {
-        complain(format_args!(
-            "note: {}: still names {}: whoever gets the address {what}",
-            printable(&place),
-            printable(address)
-        ));
+        let (place, address) = (printable(&place).to_string(), printable(address));
+        complain(match when {
+            Named::Still => {
+                format!("note: {place}: still names {address}: whoever gets the address {what}")
+            }
+            Named::Already => format!("note: {place}: names {address}, which therefore {what}"),
+        });
     };
-    // A mistake in the file is for the server and `check` to tell.
+    // A mistake in the files is for the server and `check` to tell.
     let named = groups_naming(&groups, default_domain, &key).unwrap_or_default();
     for (line, group) in named {
         note(format!("{}:{line}", groups.display()), &format!("is a member of ${group}"));
+    }
+    let named = aliases_naming(&aliases, default_domain, &separators, &key).unwrap_or_default();
+    for AliasMention { line, alias } in named {
+        let what = match alias {
+            Some(alias) => format!("gets the mail of {alias}"),
+            None => "has its mail go where this line says".to_owned(),
+        };
+        note(format!("{}:{line}", aliases.display()), &what);
     }
     let is_same = |name: &str| {
         let whole = match name.contains('@') {
@@ -291,9 +312,9 @@ fn note_names(address: &str, place: &Place) -> Result<()> {
         };
         whole == key
     };
-    for (name, place) in settings.iter().flat_map(|it| it.administrators()) {
-        if is_same(name) {
-            note(place, "owns the public folders");
+    for Gift { to, place, what } in settings.iter().flat_map(|it| it.gifts()) {
+        if is_same(to) {
+            note(place, &what.of_account());
         }
     }
     Ok(())
