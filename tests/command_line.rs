@@ -281,6 +281,32 @@ fn a_key_of_another_certificate_is_found_by_check() {
 }
 
 /// The domains of accounts are ours: what a slip of the hand does is told.
+/// Each file of TLS that cannot be used is told of by its own setting.
+#[test]
+fn check_names_the_setting_of_a_file_of_tls() {
+    let place = tempfile::tempdir().unwrap();
+    let made = SelfSigned::generate(&["a.test"]).unwrap();
+    fs::write(place.path().join("chain.pem"), &made.chain_pem).unwrap();
+    fs::write(place.path().join("key.pem"), &made.key_pem).unwrap();
+    let files =
+        ["certificate = \"chain.pem\"", "key = \"key.pem\"", "client_authorities = \"chain.pem\""];
+    for absent in 0..files.len() {
+        let lines = files.iter().enumerate().map(|(index, line)| match index == absent {
+            true => format!("{}\n", line.replace(".pem", ".absent")),
+            false => format!("{line}\n"),
+        });
+        let config = configure(place.path(), &format!("[tls]\n{}", lines.collect::<String>()));
+        let output = ringmail(&["check", "--config"]).arg(&config).output().unwrap();
+        let (name, _) = files[absent].split_once(' ').unwrap();
+        let text = fs::read_to_string(&config).unwrap();
+        let line = 1 + text.lines().position(|line| line.contains(".absent")).unwrap();
+        let place = format!("config.toml:{line}: tls.{name}: ");
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(&place), "{place} {said}");
+        assert_eq!(said.matches(": tls.").count(), 1, "{said}");
+    }
+}
+
 #[test]
 fn an_account_in_a_domain_that_is_not_ours_is_noted() {
     let place = tempfile::tempdir().unwrap();

@@ -391,6 +391,13 @@ impl Settings {
         if self.oauth.keys.as_ref().is_some_and(is_url) {
             wrong("oauth.keys", "is neither a path nor an https URL that names a host");
         }
+        // RFC 7662 2.1: who asks must show who it is.
+        if self.oauth.introspection.is_some() && self.oauth.client_id.is_empty() {
+            wrong(
+                "oauth.introspection",
+                "needs oauth.client_id: set the name that the provider knows this server by",
+            );
+        }
         if section.separators.is_empty() && !section.verp_senders.is_empty() {
             wrong(
                 "addresses.verp_senders",
@@ -607,6 +614,8 @@ mod tests {
             ("[[route]]\nto = \"mx\"\ndomains = [\"a.test\", \"A.test\"]", "7: route.domains: a.test: is there twice"),
             ("[addresses]\nrewrite_headers = true", "6: addresses.rewrite_headers: has no effect without"),
             ("[addresses]\nsrs_key_file = \"f\"", "6: addresses.srs_key_file: has no effect without"),
+            ("[oauth]\nintrospection = \"https://id.test/i\"\nclient_secret_file = \"s\"",
+             "6: oauth.introspection: needs oauth.client_id: set the name that the provider"),
             ("[addresses]\nseparators = \"\"\nverp_senders = [\"a@demo.test\"]",
              "7: addresses.verp_senders: their return paths are sub-addresses"),
             ("[[route]]\ndomains = [\"a.test\"]\nto = \"relay\"\nhost = \"unix:/run/lmtp\"",

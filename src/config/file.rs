@@ -15,7 +15,7 @@ use super::{
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
     queue::{QueueSection, SiteTable},
-    schema::{self, Fixed, PARTITIONS_MAX, item_lines, server_address},
+    schema::{self, Fixed, PARTITIONS_MAX, item_lines, server_address, value_lines},
     sections::{
         AuthenticationSection, BodyCompression, DnsSection, DomainQuota, EventsSection,
         HttpsSection, ImapSection, IntakeSection, LimitsSection, LiteralsSection, MtaStsSection,
@@ -73,6 +73,9 @@ pub struct Settings {
     /// What it says of settings that a reload leaves as they are.
     #[serde(skip)]
     pub fixed: Fixed,
+    /// The line of each `section.key` that the file sets.
+    #[serde(skip)]
+    pub value_lines: BTreeMap<String, usize>,
     /// Of `imap.administrators`, in the order of the list.
     #[serde(skip)]
     pub administrator_lines: Vec<usize>,
@@ -309,6 +312,23 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
+    /// The settings of the files that an error of [`TlsFiles::load`] is about.
+    pub fn settings_of(&self, error: &CertificateError) -> Vec<&'static str> {
+        let named = [
+            ("tls.certificate", Some(&self.certificate)),
+            ("tls.key", Some(&self.key)),
+            ("tls.client_authorities", self.client_authorities.as_ref()),
+        ];
+        let of_path = |path: &Path| {
+            let named = named.iter().filter(|(_, it)| it.is_some_and(|it| it == path));
+            named.map(|(name, _)| *name).collect::<Vec<_>>()
+        };
+        match error.path().map(of_path) {
+            Some(named) if !named.is_empty() => named,
+            _ => vec!["tls.certificate", "tls.key"],
+        }
+    }
+
     /// Reads them.
     ///
     /// # Errors
@@ -319,6 +339,15 @@ impl TlsFiles {
 }
 
 impl Settings {
+    /// File, line and name of the setting `section.key`, for messages.
+    pub fn place(&self, setting: &str) -> String {
+        let file = self.source.as_deref().unwrap_or(Path::new("--set")).display();
+        match self.value_lines.get(setting) {
+            Some(line) => format!("{file}:{line}: {setting}"),
+            None => format!("{file}: {setting}"),
+        }
+    }
+
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Settings, ConfigProblems> {
         let text = std::fs::read_to_string(path)
@@ -338,6 +367,7 @@ impl Settings {
         })?;
         ConfigProblems::of(settings.check(path, text))?;
         settings.fixed = Fixed::of(text);
+        settings.value_lines = value_lines(text);
         settings.administrator_lines = item_lines(text, "imap.administrators");
         settings.submitter_lines = item_lines(text, "imap.submitters");
         settings.master_lines = item_lines(text, "authentication.masters");
@@ -903,12 +933,14 @@ mod tests {
         let example = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
         let text = format!("{BASE}[tls]\ncertificate = \"c\"\nkey = \"k\"\n");
         let mut defaults = Settings::parse(&path, &text).unwrap();
-        let Settings { source, fixed, hostname, domains, data_dir, tls, .. } = example;
+        let Settings { source, fixed, value_lines, .. } = example;
+        let Settings { hostname, domains, data_dir, tls, .. } = example;
         assert_eq!(
             fixed.changed(&defaults.fixed),
             ["hostname", "data_dir", "tls.certificate", "tls.key"]
         );
-        defaults = Settings { source, fixed, hostname, domains, data_dir, tls, ..defaults };
+        defaults = Settings { source, fixed, value_lines, ..defaults };
+        defaults = Settings { hostname, domains, data_dir, tls, ..defaults };
         let example = Settings::load(&path).unwrap();
         assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
     }

@@ -4,6 +4,7 @@
 //! afterwards are valid. serde's own errors name Rust types, and not always the setting.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::Path,
@@ -424,6 +425,20 @@ pub(super) fn value_span(text: &str, name: &str) -> Option<Range<usize>> {
     let document = DeTable::parse(text).ok()?;
     let (section, key) = name.split_once('.')?;
     Some(document.get_ref().get(section)?.get_ref().as_table()?.get(key)?.span())
+}
+
+/// The line of the value of each `section.key` that `text` sets.
+pub(super) fn value_lines(text: &str) -> BTreeMap<String, usize> {
+    let mut lines = BTreeMap::new();
+    let Ok(document) = DeTable::parse(text) else { return lines };
+    for (section, value) in document.get_ref() {
+        let Some(table) = value.get_ref().as_table() else { continue };
+        for (key, value) in table {
+            let name = format!("{}.{}", section.get_ref(), key.get_ref());
+            lines.insert(name, line_of(text, value.span().start));
+        }
+    }
+    lines
 }
 
 /// The line of each item of the list `section.key`; none if `text` does not set it.

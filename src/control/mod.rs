@@ -20,7 +20,7 @@ mod tls_report;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
 pub use https::HttpsOptions;
-pub use oauth::{Introspection, KeySource, OauthOptions, OauthWorker, oauth};
+pub use oauth::{Introspection, KeySource, OauthOptions, OauthWorker, oauth, unusable_token_files};
 pub use socket::{Asker, Handler, REQUEST_MAX, Reply, TIMEOUT, bind, path, request, serve, stream};
 pub use sts::{PolicyNews, PolicyWatcher, StsOptions};
 pub use tls_report::{

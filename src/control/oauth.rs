@@ -7,7 +7,7 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -28,9 +28,9 @@ use super::{
     https::{self, Https, HttpsOptions},
 };
 use crate::{
-    directory::{TokenError, TokenOptions, TokenServer, Tokens},
+    directory::{TokenError, TokenOptions, TokenServer, Tokens, count_keys},
     events::{Event, EventSender},
-    protocol::tls_report::HttpsUrl,
+    protocol::tls_report::{Endpoint, HttpsUrl},
     runtime::{
         LocalFuture,
         folder::read_file,
@@ -78,6 +78,30 @@ pub struct Introspection {
     pub client_secret_file: Option<PathBuf>,
 }
 
+/// The setting of each file that cannot be used, and why, with what becomes of it. Blocks: for the
+/// start and `check`.
+pub fn unusable_token_files(options: &OauthOptions) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if let Some(KeySource::File(path)) = &options.keys
+        && let Err(why) = read_keys(path).and_then(|text| count_keys(&text))
+    {
+        found.push(("oauth.keys", format!("{}: {why}; {WITHOUT_KEYS}", path.display())));
+    }
+    let secret = options.introspection.as_ref().and_then(|it| it.client_secret_file.as_ref());
+    if let Some(path) = secret
+        && let Err(error) = read_file(path, SECRET_FILE_MAX)
+    {
+        let then = "the provider cannot be asked about tokens until it can be read";
+        let what = format!("{}: cannot read: {error}; {then}", path.display());
+        found.push(("oauth.client_secret_file", what));
+    }
+    found
+}
+
+fn read_keys(path: &Path) -> Result<Vec<u8>, String> {
+    read_file(path, ANSWER_MAX as u64).map_err(|error| format!("cannot read: {error}"))
+}
+
 enum Job {
     Keys(Answer<()>),
     Introspect(String, Answer<Result<String, TokenError>>),
@@ -106,7 +130,8 @@ impl TokenServer for OauthQueue {
 pub struct OauthWorker {
     jobs: mpsc::Receiver<Job>,
     issuer: Arc<Issuer>,
-    events: EventSender,
+    /// Whether the operator knows that the file with the keys cannot be used.
+    is_told: bool,
 }
 
 struct Issuer {
@@ -115,6 +140,9 @@ struct Issuer {
     https: Https,
     dns: DnsAsker,
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
+    events: EventSender,
+    /// From then on the operator may be told again that it does not answer.
+    next_told: Mutex<Option<Instant>>,
 }
 
 struct Remembered {
@@ -122,19 +150,28 @@ struct Remembered {
     until: Instant,
 }
 
-/// The judge of tokens, and the worker that it asks.
+/// The judge of tokens, and the worker that it asks. `is_told`: the operator knows that
+/// [`unusable_token_files`] has the keys' file.
 pub fn oauth(
     options: OauthOptions,
     dns: &DnsWorker,
     events: EventSender,
+    is_told: bool,
 ) -> (Arc<Tokens>, OauthWorker) {
     let (sender, jobs) = mpsc::channel(WAITING_MAX);
     let server = Arc::new(OauthQueue { jobs: sender });
     let tokens = Arc::new(Tokens::new(options.tokens.clone(), server));
     let https = Https::new(options.https.clone());
-    let (dns, remembered) = (dns.asker(), Mutex::default());
-    let issuer = Issuer { options, tokens: tokens.clone(), https, dns, remembered };
-    (tokens, OauthWorker { jobs, issuer: Arc::new(issuer), events })
+    let issuer = Issuer {
+        options,
+        tokens: tokens.clone(),
+        https,
+        dns: dns.asker(),
+        remembered: Mutex::default(),
+        events,
+        next_told: Mutex::default(),
+    };
+    (tokens, OauthWorker { jobs, issuer: Arc::new(issuer), is_told })
 }
 
 impl OauthWorker {
@@ -184,33 +221,47 @@ impl OauthWorker {
     }
 
     /// Gets the keys; returns when to get them again. The old ones stay if there are none.
-    async fn refresh(&self) -> Duration {
+    async fn refresh(&mut self) -> Duration {
         match self.issuer.keys().await.and_then(|text| self.issuer.tokens.set_keys(&text)) {
             Ok(_) => REFRESH,
             Err(error) => {
-                let text = format!("oauth.keys: {error}");
-                self.events.tell(&Event::Warning { text: &text });
+                // The start has told of a file that it could not read.
+                if !std::mem::take(&mut self.is_told) {
+                    let text = format!("oauth.keys: {error}; {}", self.issuer.without_keys());
+                    self.issuer.events.tell(&Event::Warning { text: &text });
+                }
                 RETRY
             }
         }
     }
 }
 
+/// What becomes of log-ins while the keys' file cannot be used, for people.
+const WITHOUT_KEYS: &str = "log-ins by signed tokens fail until it can be used, which is tried \
+                                every minute";
+
 impl Issuer {
+    fn without_keys(&self) -> &'static str {
+        match self.tokens.have_keys() {
+            true => "the keys that were there before stay; the next try is in a minute",
+            false => WITHOUT_KEYS,
+        }
+    }
+
     async fn keys(&self) -> Result<Vec<u8>, String> {
         match &self.options.keys {
             None => Err("no keys are configured".to_owned()),
             Some(KeySource::File(path)) => {
                 let path = path.clone();
                 let read = tokio::task::spawn_blocking(move || {
-                    read_file(&path, ANSWER_MAX as u64)
-                        .map_err(|error| format!("{}: {error}", path.display()))
+                    read_keys(&path).map_err(|why| format!("{}: {why}", path.display()))
                 });
                 read.await.unwrap_or_else(|error| Err(error.to_string()))
             }
             Some(KeySource::Url(url)) => {
                 let request = Request::get(url.target.as_str()).body(Full::default());
-                self.exchange(url, request.map_err(|error| error.to_string())?).await
+                let answer = self.exchange(url, request.map_err(|error| error.to_string())?).await;
+                answer.map_err(|why| format!("{}: {why}", Endpoint::Https(url.clone())))
             }
         }
     }
@@ -222,7 +273,13 @@ impl Issuer {
         if let Some(found) = self.remembered().get(&key).filter(|it| now < it.until) {
             return Ok(found.name.clone());
         }
-        let answer = self.introspect(token).await.map_err(|_| TokenError::Unavailable)?;
+        let answer = match self.introspect(token).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                self.tell_unreached(&why);
+                return Err(TokenError::Unavailable);
+            }
+        };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (name, until) = self.tokens.introspected(&answer, time).ok_or(TokenError::Refused)?;
         let left = until.map_or(Duration::MAX, |until| Duration::from_secs(until - time));
@@ -238,6 +295,20 @@ impl Issuer {
         Ok(name)
     }
 
+    /// Tells the operator, at most once a minute.
+    fn tell_unreached(&self, why: &str) {
+        let Some(asked) = &self.options.introspection else { return };
+        let now = Instant::now();
+        let mut next = self.next_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_some_and(|next| now < next) {
+            return;
+        }
+        *next = Some(now + RETRY);
+        let url = Endpoint::Https(asked.url.clone());
+        let text = format!("oauth.introspection: {url}: {why}: log-ins by token fail for now");
+        self.events.tell(&Event::Warning { text: &text });
+    }
+
     /// RFC 7662 2.1.
     async fn introspect(&self, token: &str) -> Result<Vec<u8>, String> {
         let asked = self.options.introspection.as_ref().ok_or("introspection is not configured")?;
@@ -245,7 +316,10 @@ impl Issuer {
         let mut request = Request::post(url.target.as_str())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         if let Some(path) = client_secret_file {
-            let secret = read_file(path, SECRET_FILE_MAX).map_err(|error| error.to_string())?;
+            let secret = read_file(path, SECRET_FILE_MAX);
+            let secret = secret.map_err(|error| {
+                format!("oauth.client_secret_file: {}: {error}", path.display())
+            })?;
             let secret = String::from_utf8_lossy(&secret);
             // RFC 6749 2.3.1.
             let both = format!("{}:{}", form_encoded(client_id), form_encoded(secret.trim_end()));

@@ -62,7 +62,7 @@ pub use self::{
     },
     senders::{SenderOptions, Senders},
     snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, ScramOffer},
-    tokens::{TokenError, TokenOptions, TokenServer, Tokens},
+    tokens::{TokenError, TokenOptions, TokenServer, Tokens, count_keys},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
 };

@@ -106,14 +106,15 @@ impl Tokens {
     /// # Errors
     /// The text is no such set, or has no key that can be used.
     pub fn set_keys(&self, text: &[u8]) -> Result<usize, String> {
-        let set: JwkSet = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        let keys: Vec<Key> = set.keys.iter().filter_map(Key::of).take(KEYS_MAX).collect();
+        let keys = usable_keys(text)?;
         let count = keys.len();
-        if count == 0 {
-            return Err("no key for RS256, ES256 or EdDSA".to_owned());
-        }
         self.keys.store(Arc::new(keys));
         Ok(count)
+    }
+
+    /// Whether keys were there once.
+    pub fn have_keys(&self) -> bool {
+        !self.keys.load().is_empty()
     }
 
     /// Whether log-ins by token can succeed.
@@ -205,6 +206,23 @@ fn name_in(claims: &Map<String, Value>, claim: &str) -> Option<String> {
         claim == "email" && claims.get("email_verified").is_some_and(|it| *it != Value::Bool(true));
     let name = claims.get(claim)?.as_str().filter(|name| !name.is_empty() && !is_doubtful)?;
     Some(name.to_owned())
+}
+
+/// How many keys of a JWK set can be used.
+///
+/// # Errors
+/// None can.
+pub fn count_keys(text: &[u8]) -> Result<usize, String> {
+    usable_keys(text).map(|keys| keys.len())
+}
+
+fn usable_keys(text: &[u8]) -> Result<Vec<Key>, String> {
+    let set: JwkSet = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let keys: Vec<Key> = set.keys.iter().filter_map(Key::of).take(KEYS_MAX).collect();
+    match keys.is_empty() {
+        true => Err("no key for RS256, ES256 or EdDSA".to_owned()),
+        false => Ok(keys),
+    }
 }
 
 impl Key {

@@ -44,6 +44,20 @@ pub enum CertificateError {
     Provider(rustls::Error),
 }
 
+impl CertificateError {
+    /// The one file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            CertificateError::Unreadable { path, .. }
+            | CertificateError::NotPem { path, .. }
+            | CertificateError::Missing { path, .. } => Some(path),
+            CertificateError::Unusable { .. }
+            | CertificateError::SelfSigned(_)
+            | CertificateError::Provider(_) => None,
+        }
+    }
+}
+
 impl From<rcgen::Error> for CertificateError {
     fn from(error: rcgen::Error) -> CertificateError {
         CertificateError::SelfSigned(error)

@@ -166,7 +166,14 @@ fn serve(
     dns.watch_policies(tls_reports::policy_watcher(reporter.clone(), events.clone()));
 
     let oauth = settings.oauth_options();
-    let oauth = oauth.map(|options| control::oauth(options, &dns, events.clone()));
+    let oauth = oauth.map(|options| {
+        let unusable = control::unusable_token_files(&options);
+        unusable.iter().for_each(|(setting, why)| {
+            warn(&events, &format!("{}: {why}", settings.place(setting)));
+        });
+        let is_told = unusable.iter().any(|(setting, _)| *setting == "oauth.keys");
+        control::oauth(options, &dns, events.clone(), is_told)
+    });
     let (tokens, oauth) = oauth.unzip();
 
     let mut service = settings.service_options(allow_plaintext_auth);

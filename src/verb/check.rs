@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use ringmail::{
     config::{Settings, TlsFiles},
+    control::unusable_token_files,
     directory::{DirectoryError, DirectorySnapshot, UsersFile},
     dkim::{KeyFolder, Keyring},
     model::{Lsn, PartitionId},
@@ -43,12 +44,9 @@ fn check_config(path: &Path) -> Result<()> {
     let settings = Settings::load(path)?;
     let mut problems: Vec<String> = user_problem(&settings).into_iter().collect();
     if let Some(files) = settings.tls.as_ref().filter(|_| problems.is_empty())
-        && let Err(error) = load_certificate(&settings, files)
+        && let Err(error) = load_certificate(&settings, files)?
     {
-        problems.push(format!(
-            "tls.certificate, tls.key: {error:#}; make the files (docs/going_live.md, \
-             \"Certificate\"), or correct the settings"
-        ));
+        problems.push(error);
     }
     if problems.is_empty() {
         problems.extend(as_server(&settings, || unusable_files(&settings))?);
@@ -175,12 +173,16 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
         let usable = if trust.is_empty() { "it has no authority" } else { "some are not usable" };
         let why = complaints.first().map_or(usable, String::as_str);
         if trust.is_empty() || !complaints.is_empty() {
-            problems.push(format!("{setting}: {}: {why}; name a file of PEM", path.display()));
+            let place = settings.place(setting);
+            problems.push(format!("{place}: {}: {why}; name a file of PEM", path.display()));
         }
     }
     if let Err(error) = settings.dns_options().check() {
-        problems.push(format!("dns.trust_anchor: {error}"));
+        problems.push(format!("{}: {error}", settings.place("dns.trust_anchor")));
     }
+    let tokens = settings.oauth_options();
+    let of_tokens = tokens.iter().flat_map(unusable_token_files);
+    problems.extend(of_tokens.map(|(name, why)| format!("{}: {why}", settings.place(name))));
     problems
 }
 
@@ -188,12 +190,21 @@ fn counted(count: usize, one: &str, several: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { several })
 }
 
-/// Reads as the server's user, who may be denied files of root's.
-fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<()> {
-    let certificates = as_server(settings, || files.load())??;
+/// Reads as the server's user, who may be denied files of root's. The inner error is what is wrong.
+fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<Result<(), String>> {
+    let loaded = as_server(settings, || files.load())?;
     // Whether the key belongs to the certificate.
-    TlsContexts::new(certificates)?;
-    Ok(())
+    let Err(error) = loaded.and_then(TlsContexts::new) else { return Ok(Ok(())) };
+    let named = files.settings_of(&error);
+    let advice = match named.as_slice() {
+        ["tls.client_authorities"] => {
+            "name a file with the certificates (PEM) of those who sign clients' certificates, or \
+             remove the setting"
+        }
+        _ => "make the files (docs/going_live.md, \"Certificate\"), or correct the settings",
+    };
+    let places: Vec<String> = named.iter().map(|name| settings.place(name)).collect();
+    Ok(Err(format!("{}: {error}; {advice}", places.join(", "))))
 }
 
 /// Runs `look` as the user that the settings name, if we are root.
@@ -380,21 +391,34 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (absent, empty) = (place.path().join("absent"), place.path().join("empty"));
         fs::write(&empty, "no certificate, no key\n").unwrap();
-        for path in [&absent, &empty] {
+        for (path, is_there) in [(&absent, false), (&empty, true)] {
             let path = path.display();
             let text = format!(
                 "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = \"mail\"\n\
                  listen = {{ submissions = [], pop3s = [], imaps = [] }}\n\
                  dns = {{ validate = true, trust_anchor = \"{path}\" }}\n\
                  queue = {{ ca_file = \"{path}\" }}\nmta_sts = {{ ca_file = \"{path}\" }}\n\
-                 tlsrpt = {{ enabled = true, ca_file = \"{path}\" }}\n"
+                 tlsrpt = {{ enabled = true, ca_file = \"{path}\" }}\n\
+                 oauth = {{ issuer = \"https://id.test\", audience = \"mail\", keys = \"{path}\", \
+                 introspection = \"https://id.test/i\", client_id = \"x\", \
+                 client_secret_file = \"{path}\" }}\n"
             );
             let settings = Settings::parse(Path::new("/t.toml"), &text).unwrap();
             let problems = unusable_files(&settings);
-            let names = ["queue.ca_file", "mta_sts.ca_file", "tlsrpt.ca_file", "dns.trust_anchor"];
+            let mut names = vec![
+                "queue.ca_file",
+                "mta_sts.ca_file",
+                "tlsrpt.ca_file",
+                "dns.trust_anchor",
+                "oauth.keys",
+            ];
+            // An empty secret is one.
+            names.extend((!is_there).then_some("oauth.client_secret_file"));
             assert_eq!(problems.len(), names.len(), "{problems:#?}");
             for (problem, name) in problems.iter().zip(names) {
-                assert!(problem.starts_with(&format!("{name}: {path}: ")), "{problem}");
+                let line = settings.value_lines[name];
+                let expected = format!("--set:{line}: {name}: {path}: ");
+                assert!(problem.starts_with(&expected), "{problem}");
             }
         }
     }
