@@ -18,6 +18,8 @@ fn line(name: &str) -> String {
         tls: true,
         name,
         reason: "wrong",
+        means: "password",
+        detail: None,
     };
     let chunk = Chunk::of(&event, Timestamp(0));
     assert_eq!(chunk.count, 1);

@@ -281,7 +281,7 @@ impl Issuer {
             }
         };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (name, until) = self.tokens.introspected(&answer, time).ok_or(TokenError::Refused)?;
+        let (name, until) = self.tokens.introspected(&answer, time).map_err(TokenError::Refused)?;
         let left = until.map_or(Duration::MAX, |until| Duration::from_secs(until - time));
         let until = now + left.min(self.options.cache);
         let mut remembered = self.remembered();

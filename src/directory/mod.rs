@@ -223,13 +223,16 @@ pub enum AuthenticationError {
     /// Whether the account exists is not known now: try again later.
     #[error("the directory does not answer")]
     Unavailable,
+    /// Who issues tokens does not say whose this one is: try again later.
+    #[error("the token provider does not answer")]
+    NoIssuer,
 }
 
 impl From<TokenError> for AuthenticationError {
     fn from(error: TokenError) -> AuthenticationError {
         match error {
-            TokenError::Refused => AuthenticationError::Rejected,
-            TokenError::Unavailable => AuthenticationError::Unavailable,
+            TokenError::Refused(_) => AuthenticationError::Rejected,
+            TokenError::Unavailable => AuthenticationError::NoIssuer,
         }
     }
 }

@@ -50,8 +50,9 @@ pub struct TokenOptions {
 /// Why a token does not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token is not valid")]
-    Refused,
+    /// With what is wrong with it, for the operator.
+    #[error("the token is not valid: {0}")]
+    Refused(&'static str),
     #[error("the issuer of tokens does not answer")]
     Unavailable,
 }
@@ -89,7 +90,7 @@ struct Key {
 #[derive(PartialEq, Eq, Debug)]
 enum Look {
     Names(String),
-    Refused,
+    Refused(&'static str),
     /// The issuer may have a new key.
     UnknownKey,
 }
@@ -133,20 +134,23 @@ impl Tokens {
             }
             return match look {
                 Look::Names(name) => Ok(name),
-                Look::Refused | Look::UnknownKey => Err(TokenError::Refused),
+                Look::Refused(why) => Err(TokenError::Refused(why)),
+                Look::UnknownKey => Err(TokenError::Refused("no key of the issuer fits it")),
             };
         }
         if !self.options.introspects {
-            return Err(TokenError::Refused);
+            return Err(TokenError::Refused("it is not a signed one"));
         }
         self.server.introspect(token).ok_or(TokenError::Unavailable)?.await
     }
 
     fn look(&self, token: &str) -> Look {
         // A header without an algorithm that we know ("none") is an error already.
-        let Ok(header) = decode_header(token) else { return Look::Refused };
+        let Ok(header) = decode_header(token) else {
+            return Look::Refused("its header cannot be read, or names no algorithm");
+        };
         if !ALGORITHMS.contains(&header.alg) {
-            return Look::Refused;
+            return Look::Refused("its algorithm is none of RS256, ES256 and EdDSA");
         }
         let keys = self.keys.load();
         let is_named =
@@ -162,11 +166,13 @@ impl Tokens {
             match decode::<Map<String, Value>>(token, &key.key, &validation) {
                 Ok(data) => {
                     let name = name_in(&data.claims, &self.options.claim);
-                    return name.map_or(Look::Refused, Look::Names);
+                    return name.map_or_else(Look::Refused, Look::Names);
                 }
                 // Another key without a name may be the one.
-                Err(error) if *error.kind() == ErrorKind::InvalidSignature => found = Look::Refused,
-                Err(_) => return Look::Refused,
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
+                    found = Look::Refused("its signature is wrong");
+                }
+                Err(error) => return Look::Refused(flaw(error.kind())),
             }
         }
         found
@@ -174,16 +180,26 @@ impl Tokens {
 
     /// The account that an answer of the issuer names (RFC 7662 2.2), and how long it holds at
     /// most, `now` and that in seconds since 1970.
-    pub fn introspected(&self, answer: &[u8], now: u64) -> Option<(String, Option<u64>)> {
-        let answer: Map<String, Value> = serde_json::from_slice(answer).ok()?;
-        let is_active = answer.get("active") == Some(&Value::Bool(true));
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub fn introspected(
+        &self,
+        answer: &[u8],
+        now: u64,
+    ) -> Result<(String, Option<u64>), &'static str> {
+        let answer: Map<String, Value> =
+            serde_json::from_slice(answer).map_err(|_| "the issuer's answer cannot be read")?;
+        if answer.get("active") != Some(&Value::Bool(true)) {
+            return Err("the issuer says that it is not active");
+        }
         let until = match answer.get("exp") {
             None => None,
-            Some(time) => Some(time.as_u64().filter(|until| *until > now)?),
+            Some(time) => Some(time.as_u64().filter(|until| *until > now).ok_or(EXPIRED)?),
         };
         let begins = match answer.get("nbf") {
             None => 0,
-            Some(time) => time.as_u64()?,
+            Some(time) => time.as_u64().ok_or(NOT_YET)?,
         };
         let TokenOptions { issuer, audience, claim, .. } = &self.options;
         let is_ours = match answer.get("aud") {
@@ -192,20 +208,46 @@ impl Tokens {
             None => true,
         };
         let is_theirs = answer.get("iss").is_none_or(|it| it == issuer);
-        let counts = is_active
-            && begins <= now
-            && (audience.is_empty() || is_ours)
-            && (issuer.is_empty() || is_theirs);
-        counts.then(|| Some((name_in(&answer, claim)?, until)))?
+        if begins > now {
+            return Err(NOT_YET);
+        }
+        if !audience.is_empty() && !is_ours {
+            return Err(OTHER_AUDIENCE);
+        }
+        if !issuer.is_empty() && !is_theirs {
+            return Err(OTHER_ISSUER);
+        }
+        Ok((name_in(&answer, claim)?, until))
+    }
+}
+
+const EXPIRED: &str = "it has expired";
+const NOT_YET: &str = "it is not valid yet";
+const OTHER_AUDIENCE: &str = "it is for another audience than oauth.audience";
+const OTHER_ISSUER: &str = "another than oauth.issuer has issued it";
+
+/// What is wrong with a token, in words for the operator.
+fn flaw(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::ExpiredSignature => EXPIRED,
+        ErrorKind::ImmatureSignature => NOT_YET,
+        ErrorKind::InvalidAudience => OTHER_AUDIENCE,
+        ErrorKind::InvalidIssuer => OTHER_ISSUER,
+        ErrorKind::MissingRequiredClaim(_) => "one of the claims iss, aud and exp is missing",
+        _ => "it cannot be read",
     }
 }
 
 /// The name in the claim; none in an address that the issuer has not verified.
-fn name_in(claims: &Map<String, Value>, claim: &str) -> Option<String> {
+fn name_in(claims: &Map<String, Value>, claim: &str) -> Result<String, &'static str> {
     let is_doubtful =
         claim == "email" && claims.get("email_verified").is_some_and(|it| *it != Value::Bool(true));
-    let name = claims.get(claim)?.as_str().filter(|name| !name.is_empty() && !is_doubtful)?;
-    Some(name.to_owned())
+    let name = claims.get(claim).and_then(Value::as_str).filter(|name| !name.is_empty());
+    match name {
+        None => Err("it has no claim oauth.claim, which names the account"),
+        Some(_) if is_doubtful => Err("its issuer has not verified its email"),
+        Some(name) => Ok(name.to_owned()),
+    }
 }
 
 /// How many keys of a JWK set can be used.
@@ -472,33 +514,41 @@ mod tests {
             let header = json!({"alg": algorithm, "kid": id});
             assert_eq!(name(&keys.sign(header.clone(), &claims())), alice, "{algorithm}");
             assert_eq!(name(&keys.sign(json!({"alg": algorithm}), &claims())), alice);
-            let refused = Err(TokenError::Refused);
-            assert_eq!(name(&others.sign(header.clone(), &claims())), refused, "wrong key");
-            for (claim, value) in [
-                ("iss", json!("https://other.test")),
-                ("iss", Value::Null),
-                ("aud", json!("other")),
-                ("aud", json!([])),
-                ("aud", Value::Null),
-                ("exp", json!(now - 100)),
-                ("exp", json!("never")),
-                ("exp", Value::Null),
-                ("nbf", json!(now + 100)),
-                ("nbf", json!("soon")),
-                ("email", Value::Null),
-                ("email", json!("")),
-                ("email", json!(1)),
-                ("email_verified", json!(false)),
-                ("email_verified", json!("false")),
+            let refused = |why| Err(TokenError::Refused(why));
+            let forged = refused("its signature is wrong");
+            assert_eq!(name(&others.sign(header.clone(), &claims())), forged, "wrong key");
+            const MISSING: &str = "one of the claims iss, aud and exp is missing";
+            const UNVERIFIED: &str = "its issuer has not verified its email";
+            const NAMELESS: &str = "it has no claim oauth.claim, which names the account";
+            for (claim, value, why) in [
+                ("iss", json!("https://other.test"), OTHER_ISSUER),
+                ("iss", Value::Null, MISSING),
+                ("aud", json!("other"), OTHER_AUDIENCE),
+                ("aud", json!([]), OTHER_AUDIENCE),
+                ("aud", Value::Null, MISSING),
+                ("exp", json!(now - 100), EXPIRED),
+                ("exp", json!("never"), MISSING),
+                ("exp", Value::Null, MISSING),
+                ("nbf", json!(now + 100), NOT_YET),
+                ("nbf", json!("soon"), "it cannot be read"),
+                ("email", Value::Null, NAMELESS),
+                ("email", json!(""), NAMELESS),
+                ("email", json!(1), NAMELESS),
+                ("email_verified", json!(false), UNVERIFIED),
+                ("email_verified", json!("false"), UNVERIFIED),
             ] {
                 let token = keys.sign(header.clone(), &with(claim, value.clone()));
-                assert_eq!(name(&token), refused, "{algorithm} {claim} {value}");
+                assert_eq!(name(&token), refused(why), "{algorithm} {claim} {value}");
             }
             let token = keys.sign(header, &claims());
             let (front, signature) = token.rsplit_once('.').expect("three parts");
-            assert_eq!(name(&format!("{front}.")), refused);
-            assert_eq!(name(&format!("{front}x.{signature}")), refused);
+            assert_eq!(name(&format!("{front}.")), forged);
+            assert_eq!(name(&format!("{front}x.{signature}")), forged);
         }
+    }
+
+    fn is_refused(found: Result<String, TokenError>) -> bool {
+        matches!(found, Err(TokenError::Refused(_)))
     }
 
     #[test]
@@ -521,15 +571,15 @@ mod tests {
             json!({"kid": "r"}),
         ] {
             let token = others.sign(header.clone(), &claims());
-            assert_eq!(block_on(tokens.name_of(&token)), Err(TokenError::Refused), "{header}");
+            assert!(is_refused(block_on(tokens.name_of(&token))), "{header}");
         }
         // Signed with our public key as a secret.
         for header in [json!({"alg": "HS256", "kid": "r"}), json!({"alg": "HS256"})] {
             let token = keys.sign(header, &claims());
-            assert_eq!(block_on(tokens.name_of(&token)), Err(TokenError::Refused));
+            assert!(is_refused(block_on(tokens.name_of(&token))));
         }
         for token in ["", ".", "..", "a.b.c", "x", "e30.e30.", "e30.e30.e30.e30"] {
-            assert_eq!(block_on(tokens.name_of(token)), Err(TokenError::Refused), "{token}");
+            assert!(is_refused(block_on(tokens.name_of(token))), "{token}");
         }
     }
 
@@ -546,7 +596,7 @@ mod tests {
         let token = new.sign(json!({"alg": "ES256", "kid": "e"}), &claims());
         assert_eq!(block_on(tokens.name_of(&token)), Ok("alice@demo.test".to_owned()));
         let retired = old.sign(json!({"alg": "RS256", "kid": "r"}), &claims());
-        assert_eq!(block_on(tokens.name_of(&retired)), Err(TokenError::Refused));
+        assert!(is_refused(block_on(tokens.name_of(&retired))));
         assert_eq!(*issuer.fetches.lock().expect("a lock"), 1);
         for text in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
             assert!(tokens.set_keys(text.as_bytes()).is_err(), "{text}");
@@ -563,24 +613,28 @@ mod tests {
         assert_eq!(block_on(tokens.name_of("abc")), Ok("abc@demo.test".to_owned()));
         let name = "a@b.test";
         let cases = RefCell::new(0);
-        let check = |answer: Value, expected: Option<Option<u64>>| {
+        let check = |answer: Value, expected: Result<Option<u64>, &'static str>| {
             *cases.borrow_mut() += 1;
             let found = tokens.introspected(answer.to_string().as_bytes(), 1000);
             assert_eq!(found, expected.map(|until| (name.to_owned(), until)), "{answer}");
         };
-        check(json!({"active": true, "email": name}), Some(None));
-        check(json!({"active": true, "email": name, "exp": 1001}), Some(Some(1001)));
-        check(json!({"active": true, "email": name, "aud": ["mail"]}), Some(None));
-        check(json!({"active": true, "email": name, "iss": "https://id.test"}), Some(None));
-        check(json!({"active": true, "email": name, "exp": 1000}), None);
-        check(json!({"active": true, "email": name, "exp": "x"}), None);
-        check(json!({"active": true, "email": name, "nbf": 1001}), None);
-        check(json!({"active": true, "email": name, "aud": "other"}), None);
-        check(json!({"active": true, "email": name, "iss": "https://other.test"}), None);
-        check(json!({"active": true}), None);
-        check(json!({"active": "true", "email": name}), None);
-        check(json!({"active": false, "email": name}), None);
-        check(json!([]), None);
+        check(json!({"active": true, "email": name}), Ok(None));
+        check(json!({"active": true, "email": name, "exp": 1001}), Ok(Some(1001)));
+        check(json!({"active": true, "email": name, "aud": ["mail"]}), Ok(None));
+        check(json!({"active": true, "email": name, "iss": "https://id.test"}), Ok(None));
+        check(json!({"active": true, "email": name, "exp": 1000}), Err(EXPIRED));
+        check(json!({"active": true, "email": name, "exp": "x"}), Err(EXPIRED));
+        check(json!({"active": true, "email": name, "nbf": 1001}), Err(NOT_YET));
+        check(json!({"active": true, "email": name, "aud": "other"}), Err(OTHER_AUDIENCE));
+        check(
+            json!({"active": true, "email": name, "iss": "https://other.test"}),
+            Err(OTHER_ISSUER),
+        );
+        check(json!({"active": true}), Err("it has no claim oauth.claim, which names the account"));
+        let inactive = Err("the issuer says that it is not active");
+        check(json!({"active": "true", "email": name}), inactive);
+        check(json!({"active": false, "email": name}), inactive);
+        check(json!([]), Err("the issuer's answer cannot be read"));
         assert_eq!(*cases.borrow(), 13);
     }
 }

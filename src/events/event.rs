@@ -210,7 +210,11 @@ events! {
     /// A log-in was refused. `name` is what the client sent, and may be anything.
     Logins / "login_refused" / LogInRefused {
         trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str,
-        reason: &'static str,
+        reason: &'static str, means: &'static str, detail: Option<&'a str>,
+    }
+    /// A client showed a certificate that does not count, and the TLS handshake failed.
+    Logins / "certificate_refused" / CertificateRefused {
+        trail: Trail, protocol: Protocol, peer: IpAddr, reason: &'a str,
     }
     /// From now on log-ins are delayed: to an account from a network, or, without `name`, all from
     /// a network.
@@ -412,12 +416,15 @@ mod tests {
             tls: true,
             name: "a\r\nb",
             reason: "wrong",
+            means: "token",
+            detail: Some("it has expired"),
         };
         event.append_to(&mut out, Timestamp(0), Some(3));
         let text = String::from_utf8(out).unwrap();
         let expected = concat!(
             r#"{"time":"1970-01-01T00:00:00.000000Z","event":"login_refused","shard":3,"trail":"1-0-2","#,
-            r#""protocol":"imap","peer":"192.0.2.7","tls":true,"name":"a\r\nb","reason":"wrong"}"#,
+            r#""protocol":"imap","peer":"192.0.2.7","tls":true,"name":"a\r\nb","reason":"wrong","#,
+            r#""means":"token","detail":"it has expired"}"#,
             "\n"
         );
         assert_eq!(text, expected);

@@ -79,6 +79,16 @@ pub enum ConnectionError {
     ShuttingDown,
 }
 
+impl ConnectionError {
+    /// Why the peer's certificate does not count, if that is what ended the handshake.
+    pub fn refused_certificate(&self) -> Option<String> {
+        match self {
+            ConnectionError::Tls(rustls::Error::InvalidCertificate(why)) => Some(why.to_string()),
+            _ => None,
+        }
+    }
+}
+
 impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
         match error.kind() {

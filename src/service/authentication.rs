@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::Shard;
 use crate::{
-    directory::{AuthenticationError, Identity},
+    directory::{AuthenticationError, Identity, TokenError, Unavailable},
     events::{Event, Limit},
     metrics::Protocol,
     model::Moment,
@@ -91,7 +91,8 @@ impl LogIn {
                 match attempt.ground(&user, hash, binding).await {
                     Ok(ground) => return Answer::Ground(Box::new(ground)),
                     Err(error) => {
-                        attempt.count_and_tell(&user, &Err(error));
+                        let means = Means::Proof { hash, proved: None };
+                        attempt.count_and_tell(&user, means.name(), &Err(error.into()));
                         Err(error)
                     }
                 }
@@ -101,7 +102,11 @@ impl LogIn {
                 attempt.make(&user, authorization.as_deref(), means).await
             }
         };
-        let answer = if outcome.is_ok() { Answer::Accepted } else { Answer::Refused };
+        let answer = match &outcome {
+            Ok(_) => Answer::Accepted,
+            Err(AuthenticationError::Rejected) => Answer::Refused,
+            Err(_) => Answer::Unavailable,
+        };
         self.outcome = Some(outcome);
         answer
     }
@@ -128,6 +133,42 @@ enum Means<'a> {
     Proof { hash: Hash, proved: Option<&'a [u8]> },
 }
 
+impl Means<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Means::Password(_) => "password",
+            Means::Token(_) => "token",
+            Means::Proof { .. } => "scram",
+        }
+    }
+}
+
+/// Why a log-in failed. The client is told no more than the error.
+struct Refused {
+    error: AuthenticationError,
+    /// For the operator.
+    detail: Option<String>,
+}
+
+impl Refused {
+    fn with(detail: String) -> Refused {
+        Refused { error: AuthenticationError::Rejected, detail: Some(detail) }
+    }
+}
+
+impl From<AuthenticationError> for Refused {
+    fn from(error: AuthenticationError) -> Refused {
+        let detail = (error == AuthenticationError::NoIssuer).then(|| error.to_string());
+        Refused { error, detail }
+    }
+}
+
+impl From<Unavailable> for Refused {
+    fn from(error: Unavailable) -> Refused {
+        AuthenticationError::from(error).into()
+    }
+}
+
 impl Attempt<'_> {
     /// Checks what the client shows. If it is wrong, the answer is late. An attempt that must wait
     /// only a short time is delayed and then tried, so a user who mistyped a password notices at
@@ -142,7 +183,7 @@ impl Attempt<'_> {
         let (shard, directory) = (self.shard, &self.shard.directory);
         let delay = directory.failure_delay();
         let mut outcome = self.check(user, means).await;
-        if let Err(AuthenticationError::Limited { wait }) = outcome
+        if let Err(Refused { error: AuthenticationError::Limited { wait }, .. }) = outcome
             && let Some(_held) = directory.hold(peer)
         {
             shard.executor.sleep(wait.min(delay)).await;
@@ -151,16 +192,28 @@ impl Attempt<'_> {
             }
         }
         if let (Some(other), Ok(identity)) = (authorization, &outcome) {
-            outcome = directory.act_for(identity.clone(), other).await;
+            outcome = self.act_for(identity.clone(), other).await;
         }
-        self.count_and_tell(user, &outcome);
+        self.count_and_tell(user, means.name(), &outcome);
+        let outcome = outcome.map_err(|it| it.error);
         if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
             shard.executor.sleep(delay).await;
         }
         outcome
     }
 
-    async fn check(&self, user: &str, means: Means<'_>) -> Result<Identity, AuthenticationError> {
+    async fn act_for(&self, identity: Identity, other: &str) -> Result<Identity, Refused> {
+        let by = identity.address.clone();
+        let outcome = self.shard.directory.act_for(identity, other).await;
+        outcome.map_err(|error| match error {
+            AuthenticationError::Rejected => {
+                Refused::with(format!("{by} may not act for {other}, or there is no such account"))
+            }
+            error => error.into(),
+        })
+    }
+
+    async fn check(&self, user: &str, means: Means<'_>) -> Result<Identity, Refused> {
         let (peer, now) = (self.connection.peer().ip(), now(self.shard));
         let directory = &self.shard.directory;
         match means {
@@ -168,12 +221,19 @@ impl Attempt<'_> {
             Means::Token(token) => {
                 let tokens = self.shard.options.tokens.as_ref();
                 let tokens = tokens.ok_or(AuthenticationError::Rejected)?;
-                let name = tokens.name_of(token).await?;
+                let name = tokens.name_of(token).await.map_err(|error| match error {
+                    TokenError::Refused(why) => Refused::with(why.to_owned()),
+                    error => AuthenticationError::from(error).into(),
+                })?;
                 let found = directory.identity(&name).await?;
-                found.ok_or(AuthenticationError::Rejected)
+                found.ok_or_else(|| Refused::with(format!("it is for {name}, who has no account")))
             }
-            Means::Password(password) => directory.authenticate(user, password, peer, now).await,
-            Means::Proof { hash, proved } => directory.prove(user, hash, proved, peer, now).await,
+            Means::Password(password) => {
+                Ok(directory.authenticate(user, password, peer, now).await?)
+            }
+            Means::Proof { hash, proved } => {
+                Ok(directory.prove(user, hash, proved, peer, now).await?)
+            }
         }
     }
 
@@ -186,10 +246,10 @@ impl Attempt<'_> {
         let directory = &self.shard.directory;
         let names = certificate_names(self.shard, self.connection);
         let wanted = authorization.map(|name| directory.login_key(name));
-        let mut outcome = Err(AuthenticationError::Rejected);
+        let mut outcome = Err(Refused::with("no name in the certificate is an account".to_owned()));
         for name in &names {
             let found = match directory.identity(name).await {
-                Ok(found) => found.ok_or(AuthenticationError::Rejected),
+                Ok(found) => found.ok_or(AuthenticationError::Rejected.into()),
                 Err(error) => Err(error.into()),
             };
             let is_wanted = wanted.as_ref().is_some_and(|it| *it == directory.login_key(name));
@@ -198,10 +258,11 @@ impl Attempt<'_> {
             }
         }
         if let (Some(other), Ok(identity)) = (authorization, &outcome) {
-            outcome = directory.act_for(identity.clone(), other).await;
+            outcome = self.act_for(identity.clone(), other).await;
         }
-        self.count_and_tell(names.first().map_or("", String::as_str), &outcome);
-        outcome
+        let name = names.first().map_or("", String::as_str);
+        self.count_and_tell(name, "certificate", &outcome);
+        outcome.map_err(|it| it.error)
     }
 
     /// What the client must prove.
@@ -227,19 +288,52 @@ impl Attempt<'_> {
         Ok(Ground { keys, nonce: STANDARD.encode(nonce), bound_to })
     }
 
-    fn count_and_tell(&self, user: &str, outcome: &Result<Identity, AuthenticationError>) {
-        self.shard.metrics.count(counter(outcome), 1);
-        tell(self.shard, user, self.protocol, self.connection, outcome);
+    fn count_and_tell(&self, user: &str, means: &'static str, outcome: &Result<Identity, Refused>) {
+        let counter = match outcome {
+            Ok(_) => "authentication_successes_total",
+            Err(refused) => counter(refused.error),
+        };
+        self.shard.metrics.count(counter, 1);
+        match outcome {
+            Ok(identity) => tell_log_in(self.shard, self.protocol, self.connection, identity),
+            Err(refused) => self.tell_refused(user, means, refused),
+        }
+    }
+
+    fn tell_refused(&self, name: &str, means: &'static str, refused: &Refused) {
+        let Attempt { shard, protocol, connection } = *self;
+        let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
+        let reason = match refused.error {
+            AuthenticationError::Rejected => "wrong",
+            AuthenticationError::Limited { .. } => "held_back",
+            AuthenticationError::Unavailable | AuthenticationError::NoIssuer => "unavailable",
+            AuthenticationError::Busy => {
+                shard.events.limit_met(Limit::AuthenticationQueue, Some(peer));
+                "busy"
+            }
+        };
+        let detail = refused.detail.as_deref();
+        shard.tell(&Event::LogInRefused {
+            trail,
+            protocol,
+            peer,
+            tls,
+            name,
+            reason,
+            means,
+            detail,
+        });
     }
 }
 
-fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
-    match outcome {
-        Ok(_) => "authentication_successes_total",
-        Err(AuthenticationError::Rejected) => "authentication_failures_total",
-        Err(AuthenticationError::Limited { .. }) => "authentication_limited_total",
-        Err(AuthenticationError::Busy) => "authentication_busy_total",
-        Err(AuthenticationError::Unavailable) => "authentication_unavailable_total",
+fn counter(error: AuthenticationError) -> &'static str {
+    match error {
+        AuthenticationError::Rejected => "authentication_failures_total",
+        AuthenticationError::Limited { .. } => "authentication_limited_total",
+        AuthenticationError::Busy => "authentication_busy_total",
+        AuthenticationError::Unavailable | AuthenticationError::NoIssuer => {
+            "authentication_unavailable_total"
+        }
     }
 }
 
@@ -262,27 +356,6 @@ pub(super) fn tell_log_in(
         app_password: app_password.as_deref(),
         master: master.as_deref(),
     });
-}
-
-fn tell(
-    shard: &Shard,
-    name: &str,
-    protocol: Protocol,
-    connection: &Connection,
-    outcome: &Result<Identity, AuthenticationError>,
-) {
-    let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
-    let reason = match outcome {
-        Ok(identity) => return tell_log_in(shard, protocol, connection, identity),
-        Err(AuthenticationError::Rejected) => "wrong",
-        Err(AuthenticationError::Limited { .. }) => "held_back",
-        Err(AuthenticationError::Unavailable) => "unavailable",
-        Err(AuthenticationError::Busy) => {
-            shard.events.limit_met(Limit::AuthenticationQueue, Some(peer));
-            "busy"
-        }
-    };
-    shard.tell(&Event::LogInRefused { trail, protocol, peer, tls, name, reason });
 }
 
 /// The clock for counting and forgiving failures.

@@ -17,6 +17,7 @@ use futures_lite::future;
 
 use super::{Shard, intake::Pace};
 use crate::{
+    events::Event,
     metrics::{Protocol, Seat},
     model::Moment,
     runtime::connection::{Connection, ConnectionError},
@@ -34,6 +35,7 @@ const STEPS_PER_TURN: u32 = 32;
 pub(super) struct Channel {
     pub connection: Connection,
     pub shard: Rc<Shard>,
+    protocol: Protocol,
     /// When the client must have sent its next command.
     deadline: Moment,
     /// Steps since the session last waited for input or let others run.
@@ -54,7 +56,7 @@ impl Channel {
     ) -> Channel {
         let deadline = shard.executor.moment().after(patience);
         let _seat = shard.metrics.seat(protocol);
-        Channel { connection, shard, deadline, steps_in_turn: 0, flushes: 0, _seat }
+        Channel { connection, shard, protocol, deadline, steps_in_turn: 0, flushes: 0, _seat }
     }
 
     /// The client has `patience` from now on.
@@ -145,14 +147,28 @@ impl Channel {
     /// The TLS handshake, on ports with TLS from the first octet.
     async fn handshake(&mut self) -> Result<(), ConnectionError> {
         let patience = self.shard.options.tls_handshake_timeout;
-        self.connection.handshake(patience).await
+        let outcome = self.connection.handshake(patience).await;
+        self.tell_refused_certificate(&outcome);
+        outcome
+    }
+
+    /// Whoever shows a certificate that does not count learns it from TLS, and the operator here.
+    fn tell_refused_certificate(&self, outcome: &Result<(), ConnectionError>) {
+        let refused = outcome.as_ref().err().and_then(ConnectionError::refused_certificate);
+        if let Some(reason) = refused {
+            let (trail, peer) = (self.connection.trail(), self.connection.peer().ip());
+            let (protocol, reason) = (self.protocol, reason.as_str());
+            self.shard.tell(&Event::CertificateRefused { trail, protocol, peer, reason });
+        }
     }
 
     /// Sends the output, then begins TLS.
     pub(super) async fn start_tls(&mut self) -> Result<(), ConnectionError> {
         self.flush().await?;
         let patience = self.shard.options.tls_handshake_timeout;
-        self.connection.start_tls(patience).await
+        let outcome = self.connection.start_tls(patience).await;
+        self.tell_refused_certificate(&outcome);
+        outcome
     }
 
     /// Sends the output, then compresses both directions. `may_end`: whether the client may end its

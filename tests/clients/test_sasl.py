@@ -335,6 +335,17 @@ class SaslTest(unittest.TestCase):
                 self.run_client("msmtp", "-C", file.name, "bob@demo.test")
 
 
+def events(path, name, count):
+    """The first `count` events of this name in the log, which is written a little later."""
+    until = time.monotonic() + 20
+    while True:
+        lines = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+        found = [line for line in lines if line["event"] == name]
+        if len(found) >= count or time.monotonic() > until:
+            return found[:count]
+        time.sleep(0.05)
+
+
 class TokenTest(unittest.TestCase):
     """Bearer tokens that openssl signs."""
 
@@ -417,6 +428,44 @@ class TokenTest(unittest.TestCase):
                     said = self.log_in(protocol, mechanism, token)
                     self.assertTrue(said.startswith(REFUSED[protocol]), (said, token))
 
+    def test_the_operator_is_told_why(self):
+        demo = Demo("--set", "authentication.failure_delay=0s", "--set", "oauth.issuer=https://id.test",
+                    "--set", "oauth.audience=mail", "--set", f"oauth.keys={self.path / 'keys.json'}",
+                    "--set", "oauth.introspection=https://id.test:1/i", "--set", "oauth.client_id=ringmail")
+        cases = [({"exp": int(time.time()) - 600}, "", "it has expired"),
+                 ({"aud": "other"}, "", "it is for another audience than oauth.audience"),
+                 ({"email_verified": False}, "", "its issuer has not verified its email"),
+                 ({"email": "nobody@demo.test"}, "", "it is for nobody@demo.test, who has no account"),
+                 ({}, "bob@demo.test",
+                  "alice@demo.test may not act for bob@demo.test, or there is no such account")]
+
+        def log_in(token, user):
+            line = Line(demo, "imap")
+            message = f"n,{f'a={user}' if user else ''},\1auth=Bearer {token}\1\1"
+            line.send(f"{line.command} OAUTHBEARER {encoded(message.encode())}")
+            return json.loads(line.answer())["status"], line.respond(b"\1")
+
+        try:
+            for changes, user, _ in cases:
+                status, said = log_in(self.token(**changes), user)
+                self.assertEqual(status, "invalid_token")
+                self.assertTrue(said.startswith("a NO [AUTHENTICATIONFAILED] "), said)
+            # Nobody answers about one that is not signed.
+            status, said = log_in("opaque", "")
+            self.assertEqual(status, "temporarily_unavailable")
+            self.assertTrue(said.startswith("a NO [UNAVAILABLE] The provider of tokens"), said)
+            told = events(f"{demo.directory}/events.log", "login_refused", len(cases) + 1)
+            # Those of two shards come in any order.
+            self.assertCountEqual([(event["reason"], event["means"], event["detail"]) for event in told],
+                                  [*(("wrong", "token", detail) for _, _, detail in cases),
+                                   ("unavailable", "token", "the token provider does not answer")])
+            warnings = events(f"{demo.directory}/events.log", "warning", 1)
+            unreached = [event["text"] for event in warnings if "oauth.introspection" in event["text"]]
+            self.assertEqual(len(unreached), 1, warnings)
+            self.assertIn("https://id.test:1/i: ", unreached[0])
+        finally:
+            demo.stop()
+
     def test_curl(self):
         for protocol in ("imap", "pop3"):
             done = subprocess.run(["curl", "-sS", "--oauth2-bearer", self.token(), "-u", "alice@demo.test",
@@ -453,7 +502,7 @@ class CertificateTest(unittest.TestCase):
             '[tls]\ncertificate = "cert.pem"\nkey = "key.pem"\nclient_authorities = "ca.pem"\n'
             '[runtime]\nshards = 1\nconnections_per_shard = 100\n'
             '[authentication]\nfailure_delay = "0s"\nmasters = ["alice@demo.test=bob@demo.test"]\n'
-            '[dns]\nservers = ["127.0.0.1:9"]\n')
+            '[dns]\nservers = ["127.0.0.1:9"]\n[events]\nto = "./events.log"\n')
         for user in ("alice", "bob"):
             subprocess.run([BINARY, "user", "add", f"{user}@demo.test", "--config", self.path / "ringmail.toml"],
                            input=b"demo\n", check=True, capture_output=True)
@@ -502,6 +551,9 @@ class CertificateTest(unittest.TestCase):
                     said = self.external(protocol, "mallory")
                     self.assertTrue(said.startswith(WELCOME[protocol]), said)
                     raise OSError
+        told = events(self.path / "events.log", "certificate_refused", 3)
+        self.assertEqual([event["protocol"] for event in told], ["imap", "pop3", "submission"])
+        self.assertTrue(all("UnknownIssuer" in event["reason"] for event in told), told)
 
     def test_other_servers_are_asked_for_none(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -97,7 +97,7 @@ impl World {
             Err(AuthenticationError::Rejected) => WRONG,
             Err(AuthenticationError::Limited { .. }) => LIMITED,
             Err(AuthenticationError::Busy) => "busy",
-            Err(AuthenticationError::Unavailable) => "unavailable",
+            Err(AuthenticationError::Unavailable | AuthenticationError::NoIssuer) => "unavailable",
         }
     }
 

@@ -10,6 +10,9 @@ const SEPARATOR: u8 = 1;
 const REFUSED: &str = r#"{"status":"invalid_token"}"#;
 /// The same, as clients of XOAUTH2 know it.
 const REFUSED_XOAUTH2: &str = r#"{"status":"401","schemes":"bearer"}"#;
+/// Nothing is known of the token now (RFC 6749 4.1.2.1): a client must not throw it away.
+const UNAVAILABLE: &str = r#"{"status":"temporarily_unavailable"}"#;
+const UNAVAILABLE_XOAUTH2: &str = r#"{"status":"503","schemes":"bearer"}"#;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Flavour {
@@ -55,14 +58,15 @@ impl Machine for Bearer {
     }
 
     fn answer(&mut self, answer: Answer) -> Result<Move, SaslError> {
-        if answer == Answer::Accepted {
-            return Ok(Move::Over);
-        }
+        let why = match (answer, self.flavour) {
+            (Answer::Accepted, _) => return Ok(Move::Over),
+            (Answer::Unavailable, Flavour::OAuthBearer) => UNAVAILABLE,
+            (Answer::Unavailable, Flavour::XOAuth2) => UNAVAILABLE_XOAUTH2,
+            (_, Flavour::OAuthBearer) => REFUSED,
+            (_, Flavour::XOAuth2) => REFUSED_XOAUTH2,
+        };
         self.state = State::Refused;
-        Ok(Move::Challenge(match self.flavour {
-            Flavour::OAuthBearer => REFUSED.into(),
-            Flavour::XOAuth2 => REFUSED_XOAUTH2.into(),
-        }))
+        Ok(Move::Challenge(why.into()))
     }
 }
 
@@ -148,6 +152,20 @@ mod tests {
         let refused = exchange.answer(Answer::Refused);
         assert_eq!(refused, Step::Challenge(STANDARD.encode(REFUSED)));
         assert_eq!(exchange.respond(b"AQ=="), Step::Over);
+    }
+
+    /// RFC 7628 3.2.2: a token of which nothing is known is not an invalid one.
+    #[test]
+    fn a_token_that_nobody_can_judge_now_is_not_invalid() {
+        for (mechanism, message, expected) in [
+            (Mechanism::OAuthBearer, "n,,^Aauth=Bearer x^A^A", UNAVAILABLE),
+            (Mechanism::XOAuth2, "user=a^Aauth=Bearer x^A^A", UNAVAILABLE_XOAUTH2),
+        ] {
+            let (mut exchange, _) = start(mechanism, message);
+            let answer = exchange.answer(Answer::Unavailable);
+            assert_eq!(answer, Step::Challenge(STANDARD.encode(expected)));
+            assert_eq!(exchange.respond(b"AQ=="), Step::Over);
+        }
     }
 
     #[test]

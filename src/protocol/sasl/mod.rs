@@ -255,8 +255,10 @@ pub enum Question {
 pub enum Answer {
     /// The client is who it says.
     Accepted,
-    /// It is not, or nobody can tell now.
+    /// It is not.
     Refused,
+    /// Nobody can tell now.
+    Unavailable,
     /// To [`Question::Keys`].
     Ground(Box<scram::Ground>),
 }

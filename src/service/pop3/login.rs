@@ -53,6 +53,10 @@ impl Client {
                 self.refuse("[SYS/TEMP] the directory does not answer, try again later");
                 Ok(())
             }
+            Err(AuthenticationError::NoIssuer) => {
+                self.refuse("[SYS/TEMP] the provider of tokens does not answer, try again later");
+                Ok(())
+            }
             // RFC 3206 5: not [AUTH], since the password may well be right.
             Err(AuthenticationError::Limited { .. }) => {
                 self.failed("[SYS/TEMP] too many wrong passwords, try again later")

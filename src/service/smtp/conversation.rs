@@ -575,7 +575,7 @@ impl Conversation {
                 self.session.refuse_authentication(AUTH_LIMITED, &mut self.replies);
             }
             // Not the client's fault, so it does not count as a failure.
-            Err(AuthenticationError::Unavailable) => {
+            Err(AuthenticationError::Unavailable | AuthenticationError::NoIssuer) => {
                 self.session.defer_authentication(AUTH_TEMPORARY, &mut self.replies);
             }
         }

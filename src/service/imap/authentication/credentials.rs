@@ -72,6 +72,10 @@ pub(super) async fn judge(
         Err(AuthenticationError::Busy) => {
             Err(Failure::no(Code::Unavailable, "Too many logins in progress; try again"))
         }
+        Err(AuthenticationError::NoIssuer) => {
+            let text = "The provider of tokens does not answer; try again later";
+            Err(Failure::no(Code::Unavailable, text))
+        }
         // RFC 5530 3: UNAVAILABLE says nothing about the password.
         Err(AuthenticationError::Unavailable) => {
             Err(Failure::no(Code::Unavailable, "The directory does not answer; try again later"))
