@@ -876,7 +876,8 @@ Examples:
     /// Set the limits of an account, in place of those it has
     #[command(override_usage = "ringmail quota set [OPTIONS] ACCOUNT")]
     #[command(after_help = "\
-Without an option the account has no limit of that kind, whatever the default is.
+Without an option the account has no limit of that kind, whatever the default is. 0 is a limit: \
+the account takes no mail at all. (In the configuration 0 means no limit.)
 
 Examples:
   ringmail quota set alice@example.org --messages 100000 --dir DIR

@@ -38,6 +38,10 @@ pub fn quota(verb: QuotaVerb) -> Result<()> {
     let mut answer = Answer::default();
     match asked.ask(&line, &mut answer)? {
         true => answer.end(),
-        false => bail!("{}: no server runs here", asked.data_dir.display()),
+        false => bail!(
+            "{}: no server runs here, and only a server knows and changes quotas: start it first, \
+             e.g. ringmail serve --config ringmail.toml",
+            asked.data_dir.display()
+        ),
     }
 }

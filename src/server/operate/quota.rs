@@ -123,7 +123,16 @@ impl Asking {
                 return self.tell(["ok".to_owned()]).await;
             }
             QuotaVerb::List { account: Some(account) } => (account, Work::Show),
-            QuotaVerb::Set { account, limits } => (account, Work::Set(Some(limits), uid)),
+            QuotaVerb::Set { account, limits } => {
+                if limits.octets == Some(0) || limits.messages == Some(0) {
+                    let note = format!(
+                        "#{account}: 0 is a limit here, as in SETQUOTA: the account takes no mail; \
+                         for no limit leave the option out"
+                    );
+                    self.tell([note]).await?;
+                }
+                (account, Work::Set(Some(limits), uid))
+            }
             QuotaVerb::Remove { account } => (account, Work::Set(None, uid)),
         };
         let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
@@ -142,6 +151,7 @@ impl Asking {
     }
 
     async fn list_quotas(&self, as_json: bool) -> Result<(), Gone> {
+        let mut is_empty = true;
         for number in 0..self.gate.shard_count() {
             let question = |shard: Rc<Shard>| -> LocalFuture<'static, _> {
                 Box::pin(async move {
@@ -164,9 +174,15 @@ impl Asking {
                 None => continue,
             };
             for (account, _) in accounts {
+                is_empty = false;
                 let owner = Owner::of(account);
                 self.work_on(number, owner, Work::Show, as_json).await?;
             }
+        }
+        if is_empty {
+            let note = "#no account has a quota of its own; \"quota list ADDRESS\" shows what an \
+                        account may have by default";
+            self.tell([note.to_owned()]).await?;
         }
         Ok(())
     }
