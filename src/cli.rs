@@ -734,7 +734,8 @@ For only one of its recipients:
 Access lists are those of SETACL (RFC 4314). An identifier is an address, $group, anyone, authuser \
 or owner; with - before it, its rights are taken away. Rights are letters: l see, r read, s mark \
 as seen, w change flags, i put in, p send mail to, k create below, x delete or rename, t mark as \
-deleted, e expunge, a change the list. The owner always has l and a.
+deleted, e expunge, a change the list. Older letters (RFC 2086): c is k and x, d is t and e. The \
+owner always has l and a.
 
 The public mailboxes belong to \"Shared\", which clients show them below. Asks the running server; \
 without one, list reads the disk, and nothing can be changed.

@@ -53,7 +53,7 @@ fn operators_change_lists() {
             &["set", "alice@demo.test", "INBOX", "bob@demo.test", "-s", "--json"],
             "{\"verb\":\"set\",\"account\":1,\"owner\":\"alice@demo.test\",\"mailbox\":\"INBOX\",\
              \"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\"after\":\"lr\",\
-             \"created\":false,\"dry_run\":false}\n",
+             \"created\":false,\"created_above\":[],\"dry_run\":false}\n",
         ),
         (
             &["set", "alice@demo.test", "INBOX", "alice@demo.test", "r"],
@@ -73,10 +73,10 @@ fn operators_change_lists() {
             &["remove", "alice@demo.test", "INBOX", "owner"],
             "alice@demo.test/INBOX: owner lra -> lrswipkxtea\n",
         ),
-        (
-            &["remove", "alice@demo.test", "INBOX", "zork"],
-            "alice@demo.test/INBOX: zork@demo.test has no entry\n",
-        ),
+        // Without an entry.
+        (&["remove", "alice@demo.test", "INBOX", "zork"], ""),
+        (&["remove", "alice@demo.test", "INBOX", "zork", "--dry-run"], ""),
+        (&["set", "alice@demo.test", "INBOX", "anonymous", "l"], ""),
         // Nobody can have these names.
         (&["set", "alice@demo.test", "INBOX", "@demo.test", "lr"], ""),
         (&["set", "alice@demo.test", "INBOX", "bob+x@demo.test", "lr"], ""),
@@ -87,7 +87,7 @@ fn operators_change_lists() {
         (&["list", "bob@demo.test"], ""),
         (
             &["set", "Shared", "New/Deep", "zork", "l", "--create"],
-            "created Shared/New/Deep\nShared/New/Deep: zork@demo.test no rights -> l\n",
+            "created Shared/New\ncreated Shared/New/Deep\nShared/New/Deep: zork@demo.test no rights -> l\n",
         ),
         (
             &["list", "Shared"],
@@ -156,13 +156,62 @@ fn operators_change_lists() {
 
     let told = |part: &str| server.events().lines().filter(|line| line.contains(part)).count();
     wait_for(|| told("\"cause\":\"account_removed\"") == 2);
-    assert_eq!(told("\"event\":\"public_mailbox_created\""), 2);
+    assert_eq!(told("\"event\":\"public_mailbox_created\""), 3);
     assert_eq!(told("\"event\":\"seen_changed\""), 2);
     // A change that changes nothing is none.
     assert_eq!(told("\"event\":\"access_changed\""), 7 + 2 + 2);
     let line = "\"mailbox\":1,\"name\":\"INBOX\",\"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\
                 \"after\":\"lr\"";
     assert_eq!(told(line), 1);
+}
+
+/// What is said beside the output, and the exit code.
+#[test]
+fn operators_are_told_what_they_may_not_expect() {
+    let server = DemoServer::start_with(SMTP, &SETTINGS);
+    std::fs::write(server.directory().join("groups"), "staff: alice\n").expect("written");
+    // The server reads the groups.
+    server.ask(&["user", "app-password", "add", "alice@demo.test", "x"]);
+    const STEPS: &[(&[&str], i32, &str)] = &[
+        (
+            &["acl", "set", "Shared", "A/B/C", "staff", "lr", "--create"],
+            0,
+            "staff@demo.test: there is no such account: meant is whoever gets the name; a group has \
+             this name: '$staff'",
+        ),
+        (&["acl", "set", "Shared", "A/B/C", "zork", "lr"], 0, "meant is whoever gets the name\n"),
+        (
+            &["acl", "set", "Shared", "A", "anonymous", "l"],
+            1,
+            "nobody is anonymous here; \"anyone\"",
+        ),
+        (&["acl", "set", "Shared", "A", "account:2", "l"], 1, "name an account by its address"),
+        (&["acl", "remove", "Shared", "A", "anyone"], 1, "Shared/A: anyone has no entry"),
+        (&["acl", "remove", "Shared", "A", "anyone", "--json"], 1, "anyone has no entry"),
+        (&["acl", "set", "Shared", "A", "anyone", "z"], 2, "c is k and x, d is t and e"),
+        (&["quota", "list"], 0, "no account has a quota of its own"),
+        (
+            &["quota", "set", "bob@demo.test", "--storage", "0"],
+            0,
+            "0 is a limit here, as in SETQUOTA",
+        ),
+        (&["quota", "set", "bob@demo.test", "--storage", "1MiB"], 0, ""),
+        (&["quota", "list"], 0, ""),
+    ];
+    for (arguments, code, expected) in STEPS {
+        let output = server.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert_eq!(said.is_empty(), expected.is_empty(), "{arguments:?}: {said}");
+    }
+    let told = |name: &str| {
+        let line = "\"event\":\"public_mailbox_created\",";
+        let name = format!("\"name\":\"{name}\"");
+        server.events().lines().filter(|it| it.contains(line) && it.contains(&name)).count()
+    };
+    wait_for(|| told("A/B/C") == 1);
+    assert_eq!([told("A"), told("A/B")], [1, 1]);
 }
 
 /// It happens in the background, within seconds.

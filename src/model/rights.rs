@@ -284,6 +284,9 @@ pub enum IdentifierError {
     Long,
     #[error("the identifier has a control character")]
     Control,
+    /// A name that stands for who did not log in, where all have to.
+    #[error("nobody is anonymous here; \"anyone\" is everybody")]
+    Anonymous,
 }
 
 impl Identifier {

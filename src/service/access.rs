@@ -24,7 +24,13 @@ pub fn named(directory: &Directory, identifier: &str) -> Result<Subject, Identif
         identifier if identifier.is_number() => identifier,
         Identifier::User { name, .. } => {
             let key = directory.login_key(&name);
-            Identifier::user(&key)?.numbered(directory.account_named(&key))
+            let account = directory.account_named(&key);
+            // Elsewhere this is who has not logged in; whoever gets the address must not have his
+            // rights.
+            if name == "anonymous" && account.is_none() {
+                return Err(IdentifierError::Anonymous);
+            }
+            Identifier::user(&key)?.numbered(account)
         }
         identifier => identifier,
     };
@@ -90,6 +96,8 @@ pub enum Edit {
 pub struct Edited {
     pub before: Rights,
     pub after: Rights,
+    /// Whether it had an entry before.
+    pub had_entry: bool,
 }
 
 /// Edits a list; `subject` as [`AccessList::resolve`] has it.
@@ -101,11 +109,12 @@ pub fn edit_list(
     subject: &Subject,
     edit: Edit,
 ) -> Result<Edited, StoreError> {
+    let had_entry = list.entry(subject).is_some();
     let (before, after) = match edit {
         Edit::Change(change) => list.change(subject, change)?,
         Edit::Remove => list.take_back(subject),
     };
-    Ok(Edited { before, after })
+    Ok(Edited { before, after, had_entry })
 }
 
 /// Edits the list of a mailbox of this shard, if `permit` allows it by the list of that moment;
@@ -120,7 +129,7 @@ pub async fn edit(
     by: By<'_>,
     permit: impl FnOnce(&AccessList) -> Result<(), StoreError>,
 ) -> Result<Edited, StoreError> {
-    let mut edited = Edited { before: Rights::NONE, after: Rights::NONE };
+    let mut edited = Edited { before: Rights::NONE, after: Rights::NONE, had_entry: false };
     let change = |list: &mut AccessList| {
         permit(list)?;
         let subject = list.resolve(subject.clone(), &|id| shard.directory.present_name(id));
@@ -137,7 +146,7 @@ fn tell(
     shard: &Shard,
     (account, mailbox): (&Account, MailboxId),
     subject: &Subject,
-    Edited { before, after }: Edited,
+    Edited { before, after, .. }: Edited,
     by: By<'_>,
 ) {
     if before == after {
@@ -157,6 +166,18 @@ fn tell(
         before: &before.to_string(),
         after: &after.to_string(),
     });
+}
+
+/// The levels above a mailbox that creating it makes mailboxes, too, if it is a public one: the
+/// operator is told of each.
+pub fn public_levels_to_make(account: &Account, name: &str) -> Vec<String> {
+    if account.id() != AccountId::PUBLIC {
+        return Vec::new();
+    }
+    let levels = name.match_indices('/').filter_map(|(end, _)| name.get(..end));
+    let is_missing =
+        |level: &&str| account.mailbox_by_name(level).is_none() && !account.has_children(level);
+    levels.filter(is_missing).map(str::to_owned).collect()
 }
 
 /// What became of a public mailbox.
@@ -276,7 +297,7 @@ async fn renew(
     };
     account.change_access_lists(renew).await?;
     for (mailbox, subject, before) in removed {
-        let edited = Edited { before, after: Rights::NONE };
+        let edited = Edited { before, after: Rights::NONE, had_entry: true };
         tell(shard, (&account, mailbox), &subject, edited, By::Removal);
     }
     Ok(())

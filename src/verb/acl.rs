@@ -100,8 +100,8 @@ fn check_rights(text: &str) -> Result<()> {
     let wrong = |why: &str| {
         let what = "rights are letters, each once: l see it, r read, s \\Seen, w other flags, \
                     i put in, p send mail to, k create below, x delete or rename, t \\Deleted, \
-                    e expunge, a change the list; e.g. lrs to read, lrswite to work with, \
-                    lrswipkxtea for all";
+                    e expunge, a change the list (c is k and x, d is t and e); e.g. lrs to \
+                    read, lrswite to work with, lrswipkxtea for all";
         Err(Usage(format!("{text}: {why}; {what}")).into())
     };
     if WORDS.contains(&letters.to_lowercase().as_str()) {

@@ -5,7 +5,8 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -113,13 +114,22 @@ impl DemoServer {
 
     /// What `ringmail` says with these arguments and the demo's directory.
     pub fn ask(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_ringmail"))
+        String::from_utf8(self.run(arguments).stdout).expect("UTF-8")
+    }
+
+    /// The same with its notes and its exit code.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ringmail"))
             .args(arguments)
             .arg("--dir")
-            .arg(self._directory.path().join("demo"))
+            .arg(self.directory())
             .output()
-            .expect("ringmail");
-        String::from_utf8(output.stdout).expect("UTF-8")
+            .expect("ringmail")
+    }
+
+    /// The data directory.
+    pub fn directory(&self) -> PathBuf {
+        self._directory.path().join("demo")
     }
 
     /// The page of the admin port.

@@ -656,6 +656,8 @@ struct Done {
     subject: Subject,
     edited: Edited,
     created: bool,
+    /// The levels above that became mailboxes with it.
+    created_above: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -670,7 +672,7 @@ impl Wanted {
         let mut notes = Vec::new();
         if self.rights.is_some() {
             possible(shard, &subject.identifier).map_err(|why| format!("{identifier}: {why}"))?;
-            notes.extend(note(shard, &subject));
+            notes.extend(note(shard, &subject, identifier));
         }
         let owner_name = owner.name.as_deref().unwrap_or_default();
         let subject = subject.in_account(owner.account, owner_name);
@@ -679,7 +681,8 @@ impl Wanted {
                 let change = Change::parse(rights.as_bytes());
                 Edit::Change(change.map_err(|error| {
                     let known: String = Right::EVERY.iter().map(|right| right.letter()).collect();
-                    format!("{rights}: {error}; rights are the letters {known}")
+                    let older = "c for k and x, d for t and e";
+                    format!("{rights}: {error}; rights are the letters {known}; {older}")
                 })?)
             }
             None => Edit::Remove,
@@ -694,7 +697,14 @@ impl Wanted {
         let Some(partition) = shard.local_partition(owner.account) else {
             return Err(format!("{whole}: not available now"));
         };
-        let failed = |error: StoreError| format!("{whole}: {error}");
+        let is_number = subject.identifier.is_number();
+        let failed = |error: StoreError| match error {
+            StoreError::NotPermitted(_) if is_number => format!(
+                "{whole}: {identifier}: a number stands for an account that was removed, as long as \
+                 the list has an entry for it: name an account by its address"
+            ),
+            error => format!("{whole}: {error}"),
+        };
         let account = opened(partition, owner).await.map_err(failed)?;
         let edit_dry = |list: &mut AccessList| {
             let name_of = |account| shard.directory.present_name(account);
@@ -702,6 +712,7 @@ impl Wanted {
             access::edit_list(list, &subject, edit).map_err(failed)
         };
         let unreadable = || format!("{whole}: the list cannot be read");
+        let mut created_above = Vec::new();
         let (id, created) = match find(owner, &account, mailbox) {
             Some(id) => (id, false),
             None if self.create => {
@@ -710,16 +721,19 @@ impl Wanted {
                 if stored_name(name) == INBOX {
                     return Err(wrong("no public mailbox may have this name"));
                 }
+                created_above = access::public_levels_to_make(&account, name);
                 if self.dry {
                     // CREATE copies the list of the nearest mailbox above.
                     let above = account.nearest_above(name).and_then(|id| listed(&account, id));
                     let list = above.map(|above| above.list.ok_or_else(unreadable)).transpose()?;
                     let edited = edit_dry(&mut list.unwrap_or_default())?;
                     let (mailbox, created) = (name.to_owned(), true);
-                    return Ok(Done { mailbox, subject, edited, created, notes });
+                    return Ok(Done { mailbox, subject, edited, created, created_above, notes });
                 }
                 let id = account.create_mailbox(name, None).await.map_err(failed)?;
-                access::tell_public(shard, owner.account, name, PublicNews::Created, by);
+                for name in created_above.iter().map(String::as_str).chain([name]) {
+                    access::tell_public(shard, owner.account, name, PublicNews::Created, by);
+                }
                 (id, true)
             }
             None => return Err(no_mailbox(owner, mailbox)),
@@ -732,7 +746,10 @@ impl Wanted {
             let place = (&account, id);
             access::edit(shard, place, (&subject, edit), by, |_| Ok(())).await.map_err(failed)?
         };
-        Ok(Done { mailbox, subject, edited, created, notes })
+        if self.rights.is_none() && !edited.had_entry {
+            return Err(format!("{}: {subject} has no entry", owner.mailbox(&mailbox)));
+        }
+        Ok(Done { mailbox, subject, edited, created, created_above, notes })
     }
 }
 
@@ -764,7 +781,8 @@ fn possible(shard: &Shard, identifier: &Identifier) -> Result<(), String> {
 const EVERYBODY: [&str; 5] = ["anybody", "everybody", "everyone", "public", "world"];
 
 /// What an operator may not know of whom he names.
-fn note(shard: &Shard, subject: &Subject) -> Option<String> {
+fn note(shard: &Shard, subject: &Subject, written: &str) -> Option<String> {
+    let written = written.trim_start_matches('-').to_lowercase();
     let directory = &shard.directory;
     match &subject.identifier {
         _ if directory.has_backend() => None,
@@ -774,6 +792,9 @@ fn note(shard: &Shard, subject: &Subject) -> Option<String> {
         Identifier::User { name, account: None } if !subject.identifier.is_number() => {
             let (local_part, domain) = name.rsplit_once('@').unwrap_or((name.as_str(), ""));
             let more = match (EVERYBODY.contains(&local_part), directory.is_local_domain(domain)) {
+                _ if directory.has_group(&written) => {
+                    format!("; a group has this name: '${written}'")
+                }
                 (true, _) => "; everybody is \"anyone\"".to_owned(),
                 (false, false) => format!("; {domain} is not a domain of ours"),
                 (false, true) => String::new(),
@@ -797,7 +818,8 @@ fn note_of_change(owner: &Owner, subject: &Subject, change: Change) -> Option<St
 
 impl Done {
     fn lines(self, owner: &Owner, wanted: &Wanted, as_json: bool) -> Vec<String> {
-        let Done { mailbox, subject, edited: Edited { before, after }, created, notes } = self;
+        let Done { mailbox, subject, edited, created, created_above, notes } = self;
+        let Edited { before, after, .. } = edited;
         let mut lines = notes;
         if as_json {
             let verb = if wanted.rights.is_some() { "set" } else { "remove" };
@@ -808,6 +830,10 @@ impl Done {
                 ("before", json::text(&before.to_string())),
                 ("after", json::text(&after.to_string())),
                 ("created", created.to_string()),
+                (
+                    "created_above",
+                    json::list(&created_above.iter().map(|it| json::text(it)).collect::<Vec<_>>()),
+                ),
                 ("dry_run", wanted.dry.to_string()),
             ]);
             lines.push(format!("={}", json::object(&fields)));
@@ -816,7 +842,8 @@ impl Done {
         let whole = owner.mailbox(&mailbox);
         if created {
             let would = if wanted.dry { "would create" } else { "created" };
-            lines.push(format!("={would} {whole}"));
+            let all = created_above.iter().map(|level| owner.mailbox(level)).chain([whole.clone()]);
+            lines.extend(all.map(|mailbox| format!("={would} {mailbox}")));
         }
         let shown = |rights: Rights| match rights.is_empty() {
             true => "no rights".to_owned(),
@@ -824,7 +851,9 @@ impl Done {
         };
         let would = if wanted.dry { "would change " } else { "" };
         lines.push(match before == after {
-            true if wanted.rights.is_none() => format!("={whole}: {subject} has no entry"),
+            true if wanted.rights.is_none() => {
+                format!("={would}{whole}: {subject} {} -> the same", shown(before))
+            }
             true => format!("={whole}: {subject} has {} already", shown(after)),
             false => format!("={would}{whole}: {subject} {} -> {}", shown(before), shown(after)),
         });

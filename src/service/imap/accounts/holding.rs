@@ -354,7 +354,9 @@ impl Holding {
                 false => Ok(()),
             }
         };
+        let levels = access::public_levels_to_make(&self.account, name);
         let id = self.account.create_mailbox_if(name, special_use, may).await?;
+        levels.iter().for_each(|level| self.tell_public(level, PublicNews::Created));
         self.tell_public(name, PublicNews::Created);
         Ok(id)
     }
