@@ -353,7 +353,7 @@ Example:
         address: String,
         #[command(flatten)]
         place: Place,
-        /// Print JSON
+        /// Print JSON, an object a line, for programs
         #[arg(long)]
         json: bool,
     },
@@ -390,13 +390,44 @@ pub enum UserVerb {
     #[command(after_help = "\
 Examples (the first asks for the password):
   ringmail user add alice@example.org --config ringmail.toml
-  printf 'secret\\n' | ringmail user add bob@example.org --config ringmail.toml")]
-    Add(PasswordArguments),
+  printf 'secret\\n' | ringmail user add bob@example.org --config ringmail.toml
+
+The mail of an account that was removed, number 7, gets a log-in again:
+  ringmail user add alice@example.org --account 7 --config ringmail.toml")]
+    Add {
+        #[command(flatten)]
+        arguments: PasswordArguments,
+        /// The number of a removed account, whose mail it gets
+        #[arg(long, value_name = "NUMBER")]
+        account: Option<u64>,
+    },
+    /// Give an account another address: mail, folders and rights stay its own
+    #[command(after_help = "\
+Groups, aliases, access lists by name and settings that name an address are not changed; those \
+that name the old one or the new one are noted.
+
+Example:
+  ringmail user rename bob@example.org robert@example.org --config ringmail.toml")]
+    Rename {
+        /// The account's address, e.g. bob@example.org
+        address: String,
+        /// Its new address
+        new: String,
+        /// Report what would be changed, change nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        place: Place,
+    },
     /// List account numbers and addresses
     #[command(after_help = "\
-Example:
-  ringmail user list --config ringmail.toml")]
+Examples:
+  ringmail user list --config ringmail.toml
+  ringmail user list --json --config ringmail.toml | jq -r .address")]
     List {
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -521,7 +552,7 @@ Examples (ed25519 beside rsa: not every receiver knows it):
 Example:
   ringmail dkim list --config ringmail.toml")]
     List {
-        /// Print JSON, for programs
+        /// Print JSON, an object a line, for programs
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -561,7 +592,7 @@ pub enum BlockVerb {
 Example:
   ringmail block list --config ringmail.toml")]
     List {
-        /// Print JSON, for programs
+        /// Print JSON, an object a line, for programs
         #[arg(long)]
         json: bool,
         #[command(flatten)]

@@ -61,6 +61,10 @@ pub enum UsersFileError {
     AccountExists(String),
     #[error("no account {0}")]
     NoSuchAccount(String),
+    #[error("account {0} is {1}: only the number of one that was removed can be given again")]
+    NumberTaken(AccountId, String),
+    #[error("there was no account {0}: leave --account out to get a new number")]
+    NoSuchNumber(AccountId),
     #[error("no application password {0:?}")]
     NoSuchAppPassword(String),
     #[error(transparent)]
@@ -230,6 +234,49 @@ impl UsersFile {
         let id = AccountId(self.next_id);
         self.next_id += 1;
         self.insert(User::new(id, address, secret.into()));
+        Ok(id)
+    }
+
+    /// Gives the number of an account that was removed a log-in again, and with it its mail.
+    ///
+    /// # Errors
+    /// It is another account's, or never was one.
+    pub fn restore(
+        &mut self,
+        id: AccountId,
+        address: &str,
+        secret: impl Into<Secret>,
+    ) -> Result<(), UsersFileError> {
+        let address = canonical(address)?;
+        if self.by_address.contains_key(&address) {
+            return Err(UsersFileError::AccountExists(address));
+        }
+        if let Some(user) = self.users().find(|user| user.id == id) {
+            return Err(UsersFileError::NumberTaken(id, user.address.clone()));
+        }
+        if id.0 == 0 || id.0 >= self.next_id {
+            return Err(UsersFileError::NoSuchNumber(id));
+        }
+        self.insert(User::new(id, address, secret.into()));
+        Ok(())
+    }
+
+    /// Gives an account another address. Everything else of it stays.
+    pub fn rename(&mut self, address: &str, new: &str) -> Result<AccountId, UsersFileError> {
+        let (address, new) = (canonical(address)?, canonical(new)?);
+        let Some(&line) = self.by_address.get(&address) else {
+            return Err(UsersFileError::NoSuchAccount(address));
+        };
+        if self.by_address.contains_key(&new) {
+            return Err(UsersFileError::AccountExists(new));
+        }
+        let Some(Line::User(user)) = self.lines.get_mut(line) else {
+            return Err(UsersFileError::NoSuchAccount(address));
+        };
+        user.address.clone_from(&new);
+        let id = user.id;
+        self.by_address.remove(&address);
+        self.by_address.insert(new, line);
         Ok(id)
     }
 
@@ -540,6 +587,45 @@ mod tests {
             "account carol@demo.test exists: \"ringmail user passwd\" changes its password"
         );
         assert_eq!(error(file.remove("dave@demo.test")), "no account dave@demo.test");
+    }
+
+    #[test]
+    fn an_account_gets_another_address_and_a_removed_one_its_number() {
+        let mut file = UsersFile::new();
+        for name in ["a", "b", "c"] {
+            file.add(&format!("{name}@demo.test"), Secret::demo()).unwrap();
+        }
+        assert_eq!(file.rename("B@demo.test", "New@Demo.test").unwrap(), AccountId(2));
+        let text = |error: UsersFileError| error.to_string();
+        for (from, to, why) in [
+            ("b@demo.test", "x@demo.test", "no account b@demo.test"),
+            ("a@demo.test", "new@demo.test", "account new@demo.test exists"),
+            ("a@demo.test", "a@demo.test", "account a@demo.test exists"),
+            ("a@demo.test", "x y@demo.test", "x y@demo.test: an account's address"),
+        ] {
+            let said = file.rename(from, to).map_err(text).unwrap_err();
+            assert!(said.starts_with(why), "{said}");
+        }
+        let all = |file: &UsersFile| -> Vec<(u64, String)> {
+            file.users().map(|user| (user.id.0, user.address.clone())).collect()
+        };
+        let named = |number, name: &str| (number, format!("{name}@demo.test"));
+        assert_eq!(all(&file), [named(1, "a"), named(2, "new"), named(3, "c")]);
+        assert_eq!(all(&UsersFile::parse(&file.render(), Path::new("f")).unwrap()), all(&file));
+        file.remove("new@demo.test").unwrap();
+        for (id, address, why) in [
+            (3, "b@demo.test", "account 3 is c@demo.test"),
+            (4, "b@demo.test", "there was no account 4"),
+            (0, "b@demo.test", "there was no account 0"),
+            (2, "a@demo.test", "account a@demo.test exists"),
+        ] {
+            let said = file.restore(AccountId(id), address, Secret::demo()).map_err(text);
+            assert!(said.clone().unwrap_err().starts_with(why), "{said:?}");
+        }
+        file.restore(AccountId(2), "b@demo.test", Secret::demo()).unwrap();
+        assert_eq!(all(&file), [named(1, "a"), named(3, "c"), named(2, "b")]);
+        assert_eq!(file.add("d@demo.test", Secret::demo()).unwrap(), AccountId(4));
+        assert_eq!(all(&UsersFile::parse(&file.render(), Path::new("f")).unwrap()), all(&file));
     }
 
     #[test]

@@ -66,8 +66,7 @@ fn list(place: &Place, as_json: bool) -> Result<()> {
     let lines = ask(place, "block list")?;
     let found: Vec<Found> = lines.iter().filter_map(|line| Found::parse(line)).collect();
     if as_json {
-        let items: Vec<String> = found.iter().map(Found::json).collect();
-        print_line(json::list(&items))
+        found.iter().try_for_each(|found| print_line(found.json()))
     } else if found.is_empty() {
         print_line("no log-ins are held back")
     } else {

@@ -97,20 +97,16 @@ fn generate(
 fn list(as_json: bool, keys: &Keys) -> Result<()> {
     let found = keys.list()?;
     if as_json {
-        let items: Vec<String> = found
-            .iter()
-            .map(|StoredKey { file, key }| {
-                json::object(&[
-                    ("domain", json::text(&key.domain)),
-                    ("selector", json::text(&key.selector)),
-                    ("algorithm", json::text(key.algorithm().name())),
-                    ("file", json::text(&file.to_string_lossy())),
-                    ("record_name", json::text(&key.record_name())),
-                    ("record_text", json::text(&key.record_text())),
-                ])
-            })
-            .collect();
-        return print_line(json::list(&items));
+        return found.iter().try_for_each(|StoredKey { file, key }| {
+            print_line(json::object(&[
+                ("domain", json::text(&key.domain)),
+                ("selector", json::text(&key.selector)),
+                ("algorithm", json::text(key.algorithm().name())),
+                ("file", json::text(&file.to_string_lossy())),
+                ("record_name", json::text(&key.record_name())),
+                ("record_text", json::text(&key.record_text())),
+            ]))
+        });
     }
     if found.is_empty() {
         return print_line(format_args!("{}: no keys", keys.folder().path().display()));

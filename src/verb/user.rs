@@ -17,7 +17,7 @@ use ringmail::{
         aliases_naming, groups_naming, lock_name, parse_import,
     },
     events::rfc3339,
-    model::Timestamp,
+    model::{AccountId, Timestamp},
     runtime::{
         folder::Folder,
         host,
@@ -37,9 +37,12 @@ pub fn user(verb: UserVerb) -> Result<()> {
     // Passwords are typed here.
     host::forbid_core_dumps().context("cannot turn core dumps off")?;
     match verb {
-        UserVerb::Add(arguments) => add(&arguments),
+        UserVerb::Add { arguments, account } => add(&arguments, account),
+        UserVerb::Rename { address, new, dry_run, place } => {
+            rename(&address, &new, dry_run, &place)
+        }
         UserVerb::Passwd(arguments) => passwd(&arguments),
-        UserVerb::List { place } => list(&place),
+        UserVerb::List { json, place } => list(&place, json),
         UserVerb::Remove { address, dry_run, place } => remove(&address, dry_run, &place),
         UserVerb::Import { file, dry_run, place } => import(&file, dry_run, &place),
         UserVerb::AppPassword(verb) => app_password(&verb),
@@ -149,16 +152,24 @@ impl EditError {
     }
 }
 
-fn add(arguments: &PasswordArguments) -> Result<()> {
+fn add(arguments: &PasswordArguments, number: Option<u64>) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
     // Before a password is typed for nothing.
     UsersFile::check_address(&arguments.address)?;
     let secret = secret(&read_password(arguments)?, None)?;
-    let id = accounts.edit(|file| Ok(file.add(&arguments.address, secret)?))?;
+    let id = accounts.edit(|file| match number.map(AccountId) {
+        Some(id) => Ok(file.restore(id, &arguments.address, secret).map(|()| id)?),
+        None => Ok(file.add(&arguments.address, secret)?),
+    })?;
     print_line(format_args!("added {} (account {id})", arguments.address))?;
-    // A slip of the hand keeps the mail for somebody else's domain here, where it is refused.
-    if let Some(config) = &arguments.place.config
-        && let Some((_, domain)) = arguments.address.rsplit_once('@')
+    note_foreign_domain(&arguments.address, &arguments.place)?;
+    note_names(&arguments.address, &arguments.place, Named::Already)
+}
+
+/// A slip of the hand keeps the mail for somebody else's domain here, where it is refused.
+fn note_foreign_domain(address: &str, place: &Place) -> Result<()> {
+    if let Some(config) = &place.config
+        && let Some((_, domain)) = address.rsplit_once('@')
         && !Settings::load(config)?.is_local(domain)
     {
         complain(format_args!(
@@ -166,7 +177,7 @@ fn add(arguments: &PasswordArguments) -> Result<()> {
              here, and refused if it is for others; \"ringmail user remove\" undoes that"
         ));
     }
-    note_names(&arguments.address, &arguments.place, Named::Already)
+    Ok(())
 }
 
 fn passwd(arguments: &PasswordArguments) -> Result<()> {
@@ -191,11 +202,21 @@ fn secret(password: &str, salt: Option<Salt>) -> Result<Secret> {
     Ok(secret)
 }
 
-fn list(place: &Place) -> Result<()> {
+fn list(place: &Place, as_json: bool) -> Result<()> {
     let accounts = Accounts::find(place)?;
     let file = accounts.load()?;
     let mut out = String::new();
     for user in file.users() {
+        if as_json {
+            out.push_str(&json::object(&[
+                ("account", user.id.to_string()),
+                ("address", json::text(&user.address)),
+                ("scram", user.keyring.has_keys().to_string()),
+                ("app_passwords", user.keyring.app_passwords().count().to_string()),
+            ]));
+            out.push('\n');
+            continue;
+        }
         let note = if user.keyring.has_keys() { "" } else { " (no keys of SCRAM)" };
         out.push_str(&format!("{:>8} {}{note}\n", user.id, user.address));
     }
@@ -218,21 +239,18 @@ fn app_password(verb: &AppPasswordVerb) -> Result<()> {
         AppPasswordVerb::List { address, place, json } => {
             let file = Accounts::find(place)?.load()?;
             let all = file.user(address)?.keyring.app_passwords();
-            let lines = all.map(|AppPassword { name, created }| match json {
-                true => {
-                    let fields = [("name", json::text(&name)), ("created", created.to_string())];
-                    json::object(&fields)
-                }
-                false => {
-                    let micros = i64::try_from(created).unwrap_or(0).saturating_mul(1_000_000);
-                    format!("{}  {}", rfc3339(Timestamp(micros)), printable(&name))
+            let lines = all.map(|AppPassword { name, created }| {
+                let micros = i64::try_from(created).unwrap_or(0).saturating_mul(1_000_000);
+                let created = rfc3339(Timestamp(micros));
+                match json {
+                    true => {
+                        let fields = [("address", address), ("name", &name), ("created", &created)];
+                        json::object(&fields.map(|(name, value)| (name, json::text(value)))) + "\n"
+                    }
+                    false => format!("{created}  {}\n", printable(&name)),
                 }
             });
-            let lines: Vec<String> = lines.collect();
-            match json {
-                true => print_line(format_args!("{}", json::list(&lines))),
-                false => print(lines.iter().map(|line| format!("{line}\n")).collect::<String>()),
-            }
+            print(lines.collect::<String>())
         }
         AppPasswordVerb::Remove { which: AppPasswordName { address, name }, place } => {
             let remove = |file: &mut UsersFile| Ok(file.remove_app_password(address, name)?);
@@ -257,6 +275,21 @@ fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
     let id = accounts.edit(|file| Ok(file.remove(address)?))?;
     print_line(format_args!("removed {address} (account {id}); its mail stays in the store"))?;
     note_names(address, place, Named::Still)
+}
+
+fn rename(address: &str, new: &str, dry_run: bool, place: &Place) -> Result<()> {
+    let accounts = Accounts::find(place)?;
+    if dry_run {
+        // Only in memory.
+        let id = accounts.load()?.rename(address, new)?;
+        print_line(format_args!("would give {address} (account {id}) the address {new}"))?;
+    } else {
+        let id = accounts.edit(|file| Ok(file.rename(address, new)?))?;
+        print_line(format_args!("{address} (account {id}) is {new} from now on"))?;
+    }
+    note_foreign_domain(new, place)?;
+    note_names(address, place, Named::Still)?;
+    note_names(new, place, Named::Already)
 }
 
 /// What is given to whoever has an address, by its name.

@@ -255,8 +255,10 @@ class SaslTest(unittest.TestCase):
         first = made("my telephone").strip()
         second = json.loads(made("mutt", "--json"))
         self.assertEqual((second["address"], second["name"]), ("bob@demo.test", "mutt"))
-        listed = json.loads(self.run_client(*command, "list", "bob@demo.test", "--json", *place))
+        listed = self.run_client(*command, "list", "bob@demo.test", "--json", *place).decode().splitlines()
+        listed = [json.loads(line) for line in listed]
         self.assertEqual([each["name"] for each in listed], ["my telephone", "mutt"])
+        self.assertRegex(listed[0]["created"], r"^20\d\d-\d\d-\d\dT[\d:.]*Z$")
         self.assertNotIn(first, json.dumps(listed))
 
         def works(password, protocol="imap"):
