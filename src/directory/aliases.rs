@@ -25,6 +25,7 @@ use hashbrown::HashMap;
 use super::{
     address::{Address, account_address, account_domain},
     files::{DirectoryError, Entry, entries, read_lines},
+    mistakes::Mistakes,
 };
 
 /// Longest text of `:reject`, octets: with its codes it fits a reply line (RFC 5321 4.5.3.1.5).
@@ -108,22 +109,26 @@ impl AliasesFile {
         default_domain: &str,
     ) -> Result<AliasesFile, DirectoryError> {
         let mut file = AliasesFile::default();
-        let mut seen = HashMap::new();
+        let (mut seen, mut mistakes) = (HashMap::new(), Mistakes::of(path));
         for entry in entries(text) {
             let line = entry.line;
-            let parsed = entry
-                .parse(default_domain)
-                .map_err(|(line, what)| DirectoryError::at(path, line, what))?;
+            let parsed = match entry.parse(default_domain) {
+                Ok(parsed) => parsed,
+                Err((line, what)) => {
+                    mistakes.add(line, what);
+                    continue;
+                }
+            };
             if let Some(first) = seen.insert(parsed.name.clone(), line) {
                 let what = format!(
                     "{} has a line already (line {first}): put all its targets there",
                     parsed.name
                 );
-                return Err(DirectoryError::at(path, line, what));
+                mistakes.add(line, what);
             }
             file.lines.push(parsed);
         }
-        Ok(file)
+        Ok(mistakes.or(file)?)
     }
 }
 
@@ -313,6 +318,13 @@ mod tests {
         for (found, (line, name, leads)) in lines.into_iter().zip(expected) {
             assert_eq!(found, AliasLine { line, name, leads });
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let said = parse("a:\nb: c\nb: d\n@: x").unwrap_err();
+        let lines: Vec<&str> = said.lines().map(|line| &line[..10]).collect();
+        assert_eq!(lines, ["aliases:1:", "aliases:3:", "aliases:4:"], "{said}");
     }
 
     #[test]

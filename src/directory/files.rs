@@ -10,7 +10,7 @@ use std::{
 
 use hashbrown::HashSet;
 
-use super::{address::account_address, users_file::UsersFileError};
+use super::{address::account_address, mistakes::Mistakes, users_file::UsersFileError};
 use crate::runtime::folder::read_file;
 
 /// Longest list of recipients of another server: some millions.
@@ -29,6 +29,8 @@ pub enum DirectoryError {
     Io { file: PathBuf, error: io::Error },
     #[error("{}:{line}: {what}", file.display())]
     Line { file: PathBuf, line: usize, what: String },
+    #[error(transparent)]
+    Lines(#[from] Mistakes),
     /// Of a file that only a setting names.
     #[error("{setting}: {}: {error}{}", file.display(), advice(error))]
     Named { setting: &'static str, file: PathBuf, error: io::Error },

@@ -26,6 +26,7 @@ use super::{
     address::{account_address, account_domain},
     expansion::Ground,
     files::{DirectoryError, Entry, entries, read_lines},
+    mistakes::Mistakes,
 };
 use crate::model::{AccountId, IDENTIFIER_MAX};
 
@@ -90,10 +91,8 @@ impl Groups {
         ground: &impl Ground,
     ) -> Result<(Groups, Vec<String>), DirectoryError> {
         let text = read_lines(path, must_exist, "groups_file", "groups")?;
-        let file = GroupsFile::parse(&text, default_domain);
-        let file = file.map_err(|(line, what)| DirectoryError::at(path, line, what))?;
-        let nesting =
-            Nesting::of(&file).map_err(|(line, what)| DirectoryError::at(path, line, what))?;
+        let file = GroupsFile::parse(&text, path, default_domain)?;
+        let nesting = Nesting::of(&file, path)?;
         let (members, warnings) = Members::of(&file, path, ground);
         let groups = members
             .groups(&file, &nesting)
@@ -130,21 +129,28 @@ fn domain_of(key: &str) -> &str {
 type Mistake = (usize, String);
 
 impl GroupsFile {
-    fn parse(text: &str, default_domain: &str) -> Result<GroupsFile, Mistake> {
+    /// `path` is used only in errors.
+    fn parse(text: &str, path: &Path, default_domain: &str) -> Result<GroupsFile, Mistakes> {
         let mut file = GroupsFile::default();
-        let mut seen = HashMap::new();
+        let (mut seen, mut mistakes) = (HashMap::new(), Mistakes::of(path));
         for entry in entries(text) {
-            let group = Group::parse(&entry, default_domain)?;
+            let group = match Group::parse(&entry, default_domain) {
+                Ok(group) => group,
+                Err((line, what)) => {
+                    mistakes.add(line, what);
+                    continue;
+                }
+            };
             if let Some(first) = seen.insert(group.name.clone(), group.line) {
                 let what = format!(
                     "{} has a line already (line {first}): put all its members there",
                     group.name
                 );
-                return Err((group.line, what));
+                mistakes.add(group.line, what);
             }
             file.groups.push(group);
         }
-        Ok(file)
+        mistakes.or(file)
     }
 }
 
@@ -182,8 +188,7 @@ pub fn groups_naming(
     key: &str,
 ) -> Result<Vec<(usize, String)>, DirectoryError> {
     let text = read_lines(path, false, "groups_file", "groups")?;
-    let file = GroupsFile::parse(&text, default_domain);
-    let file = file.map_err(|(line, what)| DirectoryError::at(path, line, what))?;
+    let file = GroupsFile::parse(&text, path, default_domain)?;
     let mut found = Vec::new();
     for group in &file.groups {
         let named =
@@ -256,12 +261,14 @@ enum Visit {
 }
 
 impl Nesting {
-    fn of(file: &GroupsFile) -> Result<Nesting, Mistake> {
+    /// `path` is used only in errors.
+    fn of(file: &GroupsFile, path: &Path) -> Result<Nesting, Mistakes> {
         let named = |(index, group): (usize, &Group)| (group.name.clone(), index);
         let by_name: HashMap<String, usize> = file.groups.iter().enumerate().map(named).collect();
         let mut above = vec![Vec::new(); file.groups.len()];
         // The groups in each one, and the lines that name them.
         let mut below = Vec::with_capacity(file.groups.len());
+        let mut mistakes = Mistakes::of(path);
         for (index, group) in file.groups.iter().enumerate() {
             let mut inner = Vec::new();
             for Member { line, who } in &group.members {
@@ -269,7 +276,8 @@ impl Nesting {
                 let Some(&found) = by_name.get(name) else {
                     let what =
                         format!("no group {name}: add a line for it, or remove ${name} here");
-                    return Err((*line, what));
+                    mistakes.add(*line, what);
+                    continue;
                 };
                 inner.push((found, *line));
                 if let Some(above) = above.get_mut(found) {
@@ -278,8 +286,10 @@ impl Nesting {
             }
             below.push(inner);
         }
-        find_loop(file, &below)?;
-        Ok(Nesting { above })
+        if let Err((line, what)) = find_loop(file, &below) {
+            mistakes.add(line, what);
+        }
+        mistakes.or(Nesting { above })
     }
 
     /// `direct` and all groups around them; `None` if they are too many.
@@ -505,7 +515,7 @@ mod tests {
     fn lines_and_their_continuations() {
         let text = "# ours\n\nstaff: Alice, \"Bob\"@Demo.TEST,\n\t# between\n\t$board,@Other.test,\n\
                     board : carol@demo.test\nl'équipe_2: x@else.test\n";
-        let parsed = GroupsFile::parse(text, "demo.test").unwrap().groups;
+        let parsed = GroupsFile::parse(text, Path::new("groups"), "demo.test").unwrap().groups;
         let account = |line, key: &str| Member { line, who: Who::Account(key.to_owned()) };
         let expected = [
             Group {
@@ -645,6 +655,16 @@ mod tests {
             assert!(said.starts_with(expected), "{text}\n said: {said}");
             assert!(said.len() < 500, "{said}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let said = load("a b: bob\nc: @\nd: bob\nd: carol\n").unwrap_err();
+        let lines: Vec<&str> = said.lines().map(|line| &line[..9]).collect();
+        assert_eq!(lines, ["groups:1:", "groups:2:", "groups:4:"], "{said}");
+        let said = load("a: $x\nb: $y, $a\nc: $c").unwrap_err();
+        let lines: Vec<&str> = said.lines().map(|line| &line[..9]).collect();
+        assert_eq!(lines, ["groups:1:", "groups:2:", "groups:3:"], "{said}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod groups;
 mod guard;
 mod keyring;
 mod masters;
+mod mistakes;
 mod password;
 mod routes;
 mod senders;
@@ -55,6 +56,7 @@ pub use self::{
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     keyring::{AppPassword, AppPasswordError, Keyring, Salt},
     masters::Master,
+    mistakes::Mistakes,
     password::{HashError, Secret, hash, hash_all},
     routes::{
         Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,

@@ -31,6 +31,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{
     address::account_address,
     keyring::{AppPasswordError, Keyring, Salt, fresh_salt},
+    mistakes::Mistakes,
     password::{self, Secret},
 };
 use crate::{
@@ -55,6 +56,8 @@ pub enum UsersFileError {
     Io { file: PathBuf, error: io::Error },
     #[error("{}:{line}: {what}", file.display())]
     Syntax { file: PathBuf, line: usize, what: String },
+    #[error(transparent)]
+    Lines(#[from] Mistakes),
     #[error("{address}: {what}")]
     InvalidAddress { address: String, what: &'static str },
     #[error("account {0} exists: \"ringmail user passwd\" changes its password")]
@@ -469,24 +472,20 @@ pub fn parse_import<'a>(
     text: &'a str,
     path: &Path,
 ) -> Result<Vec<(String, &'a str)>, UsersFileError> {
-    let mut accounts = Vec::new();
+    let (mut accounts, mut mistakes) = (Vec::new(), Mistakes::of(path));
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let syntax = |what: &str| UsersFileError::Syntax {
-            file: path.to_owned(),
-            line: index + 1,
-            what: what.to_owned(),
-        };
-        let (address, password) = line
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| syntax("expected two fields: <address> <password>"))?;
-        let address = account_address(address).map_err(syntax)?;
-        accounts.push((address, password.trim_start()));
+        let fields = line.split_once(char::is_whitespace);
+        let parsed = fields.ok_or("expected two fields: <address> <password>");
+        match parsed.and_then(|(address, password)| Ok((account_address(address)?, password))) {
+            Ok((address, password)) => accounts.push((address, password.trim_start())),
+            Err(what) => mistakes.add(index + 1, what),
+        }
     }
-    Ok(accounts)
+    Ok(mistakes.or(accounts)?)
 }
 
 /// Keeps a next id available; higher ids are reserved ([`AccountId::QUEUE`]).
@@ -689,5 +688,8 @@ mod tests {
         assert_eq!(accounts, expected);
         let error = parse_import("a@demo.test", Path::new("list")).unwrap_err().to_string();
         assert_eq!(error, "list:1: expected two fields: <address> <password>");
+        let error = parse_import("a\nb@demo.test x\nc x\n", Path::new("list")).unwrap_err();
+        let lines: Vec<String> = error.to_string().lines().map(|it| it[..7].to_owned()).collect();
+        assert_eq!(lines, ["list:1:", "list:3:"], "{error}");
     }
 }

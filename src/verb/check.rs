@@ -87,7 +87,7 @@ fn check_config(path: &Path) -> Result<()> {
                     }
                 }
             }
-            Err(error) => problems.push(error.to_string()),
+            Err(error) => problems.extend(error.to_string().lines().map(str::to_owned)),
         }
     }
     let keys = KeyFolder::of(&settings.data_dir);
