@@ -138,12 +138,20 @@ async fn set_seen(
     if !may_set || !fetch.items.iter().any(FetchItem::sets_seen) {
         return Ok(Vec::new());
     }
+    let mut reads = fetch.items.iter().filter(|it| it.sets_seen());
+    let only_binary = reads.all(|it| matches!(it, FetchItem::Binary { .. }));
+    let reading = folder.reading();
     let mut unseen: Vec<Uid> = Vec::new();
     for index in indexes.iter().cloned().flatten() {
         session.turn_of_scan(index).await;
         let message = selected.message(index).filter(&wanted);
         let message = message.filter(|message| !message.flags.system.contains(Flags::SEEN));
-        unseen.extend(message.map(|message| message.uid));
+        let Some(message) = message else { continue };
+        // RFC 3516 4.3: nothing of it is sent, so it is not read.
+        if only_binary && !has_known_part(MessageReader::new(&reading, message), fetch).await {
+            continue;
+        }
+        unseen.push(message.uid);
     }
     if unseen.is_empty() {
         return Ok(unseen);
@@ -461,6 +469,18 @@ impl Answer<'_> {
             piece = next;
         }
     }
+}
+
+/// Whether one of the parts that BINARY asks for has an encoding that is known.
+async fn has_known_part(mut reader: MessageReader<'_>, fetch: &Fetch<'_>) -> bool {
+    for item in &fetch.items {
+        let FetchItem::Binary { section, peek: false, .. } = item else { continue };
+        match BinaryPart::find(&mut reader, section).await {
+            Err(failure) if is_unknown_encoding(&failure) => {}
+            _ => return true,
+        }
+    }
+    false
 }
 
 /// It is found before anything of the item is written.
