@@ -104,6 +104,10 @@ impl Framer {
         Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0, streams: None, excess }
     }
 
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// New limits (a client that logged in may send more). Call it between commands.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;

@@ -129,7 +129,8 @@ impl Dialogue for Conversation {
                 let bytes = self.session.take_input(size);
                 self.session.framer.take_excess();
                 let tag = tag_of(&bytes).unwrap_or("*");
-                let refusal = Err(Failure::literal_too_large());
+                let limits = self.session.framer.limits();
+                let refusal = Err(Failure::literal_too_large(limits));
                 self.answer(tag, refusal)?;
             }
             Frame::Bye(text) => return Err(self.leave(Leave::Bye(text))),

@@ -69,7 +69,7 @@ impl Session {
                 Frame::Refused { size } => {
                     self.channel.connection.consume(size);
                     self.framer.take_excess();
-                    return Err(Failure::literal_too_large());
+                    return Err(Failure::literal_too_large(self.framer.limits()));
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),
             }

@@ -6,7 +6,11 @@
 use std::borrow::Cow;
 
 use super::handover::ImapHandover;
-use crate::{protocol::imap::Code, runtime::connection::ConnectionError, store::StoreError};
+use crate::{
+    protocol::imap::{Code, Limits},
+    runtime::connection::ConnectionError,
+    store::StoreError,
+};
 
 /// Result of a command's handler.
 pub(super) type Reply = Result<Done, Failure>;
@@ -76,8 +80,13 @@ impl Failure {
     }
 
     /// A synchronising literal is refused before it is sent (RFC 7888 4).
-    pub(super) fn literal_too_large() -> Failure {
-        Failure::no(Code::TooBig, "The literal is larger than this server accepts")
+    pub(super) fn literal_too_large(limits: Limits) -> Failure {
+        let Limits { message, command, .. } = limits;
+        let text = match message {
+            0 => format!("A command may have {command} octets before the log-in, and no message"),
+            _ => format!("A message may have {message} octets, a command without one {command}"),
+        };
+        Failure::no(Code::TooBig, text)
     }
 
     /// RFC 7888 5, under LITERAL-.

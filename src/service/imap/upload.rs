@@ -229,12 +229,16 @@ impl Upload {
     fn check_size(&self, session: &Session, more: u64) -> Result<(), Failure> {
         let options = session.imap();
         let of_all = options.append_octets_max.max(options.limits.message);
-        let fits = self.staging.size().saturating_add(more) <= options.limits.message
-            && self.octets.saturating_add(more) <= of_all;
-        match fits {
-            true => Ok(()),
-            false => Err(Failure::no(Code::TooBig, "More octets than this server accepts")),
+        let of_one = options.limits.message;
+        if self.staging.size().saturating_add(more) > of_one {
+            let text = format!("A message may have {of_one} octets");
+            return Err(Failure::no(Code::TooBig, text));
         }
+        if self.octets.saturating_add(more) > of_all {
+            let text = format!("The messages of one command may have {of_all} octets");
+            return Err(Failure::no(Code::TooBig, text));
+        }
+        Ok(())
     }
 
     /// Requests the literal if the client waits for it, and receives it.
