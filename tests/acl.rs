@@ -214,6 +214,28 @@ fn operators_are_told_what_they_may_not_expect() {
     assert_eq!([told("A"), told("A/B")], [1, 1]);
 }
 
+/// Where mail to a sub-address goes follows from the rights on the folder.
+#[test]
+fn sub_addresses_are_explained() {
+    let server = DemoServer::start(SMTP);
+    let explain = |address| server.ask(&["explain", address]);
+    let no_folder = explain("alice+Drafts/x@demo.test");
+    assert!(no_folder.contains("has no folder \"Drafts/x\": mail goes to INBOX"), "{no_folder}");
+    let closed = explain("alice+Drafts@demo.test");
+    assert!(closed.contains("mail from outside goes to INBOX: anyone has no p"), "{closed}");
+    server.ask(&["acl", "set", "alice@demo.test", "Drafts", "anyone", "p"]);
+    let open = explain("alice+Drafts@demo.test");
+    assert!(
+        open.contains("mail goes to the folder \"Drafts\" of account 1: anyone has p"),
+        "{open}"
+    );
+    let json = server.ask(&["explain", "alice+Drafts@demo.test", "--json"]);
+    let expected = "\"folder\":{\"account\":1,\"detail\":\"Drafts\",\"folder\":\"Drafts\",\
+                    \"anyone_may_post\":true}";
+    assert!(json.contains(expected), "{json}");
+    assert!(!explain("alice@demo.test").contains("folder"));
+}
+
 /// It happens in the background, within seconds.
 fn wait_for(mut done: impl FnMut() -> bool) {
     for _ in 0..200 {

@@ -48,7 +48,7 @@ mod redelivery;
 mod tell;
 
 pub use known::Deliveries;
-pub use posting::Poster;
+pub use posting::{Poster, Posting, posting};
 pub use redelivery::follow_queues;
 
 use known::Open;

@@ -15,6 +15,7 @@ use crate::{
     runtime::{LocalFuture, mesh::MeshGate},
     service::{
         Shard,
+        delivery::{Posting, posting},
         relay::{HostFacts, WayFacts},
     },
 };
@@ -66,6 +67,8 @@ struct Found {
     result: &'static str,
     text: Vec<String>,
     accounts: Vec<AccountId>,
+    /// The account of a sub-address, the number of its shard, and the detail.
+    detail: Option<(AccountId, u16, String)>,
     /// Addresses elsewhere.
     remote: Vec<String>,
 }
@@ -122,14 +125,20 @@ async fn look_up(shard: Rc<Shard>, address: String) -> (Found, Vec<WayFacts>) {
             found.result = "mailbox";
             found.text.push(format!("a sub-address: {}", here(account)));
             found.accounts.push(account);
+            let detail = shard.directory.detail(&address);
+            found.detail = detail.map(|it| (account, shard.owner_of(account).0, it.to_owned()));
         }
         Ok(Destination::Several(targets)) => {
             found.result = "alias";
             for target in targets.iter() {
                 match target {
-                    Target::Account { account, .. } => {
+                    Target::Account { account, detail } => {
                         found.text.push(here(*account));
                         found.accounts.push(*account);
+                        if let (Some(detail), None) = (detail, &found.detail) {
+                            let number = shard.owner_of(*account).0;
+                            found.detail = Some((*account, number, detail.to_string()));
+                        }
                     }
                     Target::Remote { address, reason } => {
                         let why = match reason {
@@ -216,6 +225,10 @@ impl Asking {
         };
         let Some((found, ways)) = self.shard(0, question).await? else { return Ok(()) };
         let sites = self.sites(&ways).await?;
+        let folder = match found.detail.clone() {
+            Some((account, number, detail)) => self.folder(account, number, detail).await?,
+            None => None,
+        };
         if as_json {
             let remote: Vec<String> = found.remote.iter().map(|it| json::text(it)).collect();
             let accounts: Vec<String> = found.accounts.iter().map(ToString::to_string).collect();
@@ -226,6 +239,7 @@ impl Asking {
                 ("result", json::text(found.result)),
                 ("accounts", json::list(&accounts)),
                 ("remote", json::list(&remote)),
+                ("folder", folder.as_ref().map_or("null".to_owned(), FolderOfDetail::json)),
                 ("ways", json::list(&ways)),
             ]);
             return self.tell([format!("={object}")]).await;
@@ -234,10 +248,30 @@ impl Asking {
         let text: Vec<String> =
             found.text.iter().flat_map(|line| output(&format!("  {line}"))).collect();
         self.tell(text).await?;
+        if let Some(folder) = folder {
+            self.tell(output(&format!("  {}", folder.text()))).await?;
+        }
         for (way, sites) in ways.iter().zip(&sites) {
             self.tell(output(&way_text(way, sites))).await?;
         }
         Ok(())
+    }
+
+    /// The folder that a sub-address names.
+    async fn folder(
+        &self,
+        account: AccountId,
+        number: u16,
+        detail: String,
+    ) -> Result<Option<FolderOfDetail>, Gone> {
+        let question = move |shard: Rc<Shard>| -> LocalFuture<'static, Option<FolderOfDetail>> {
+            Box::pin(async move {
+                let partition = shard.local_partition(account)?;
+                let posting = posting(partition, account, &detail).await.ok()?;
+                Some(FolderOfDetail { account, detail, posting })
+            })
+        };
+        Ok(self.shard(number, question).await?.flatten())
     }
 
     async fn domain(&self, domain: String, as_json: bool) -> Result<(), Gone> {
@@ -268,6 +302,40 @@ impl Asking {
             found.push(self.every_shard(question).await?.into_iter().flatten().collect());
         }
         Ok(found)
+    }
+}
+
+/// Where mail to a sub-address goes.
+struct FolderOfDetail {
+    account: AccountId,
+    detail: String,
+    posting: Posting,
+}
+
+impl FolderOfDetail {
+    fn text(&self) -> String {
+        let FolderOfDetail { account, detail, posting } = self;
+        match posting {
+            Posting { folder: None, .. } => {
+                format!("account {account} has no folder {detail:?}: mail goes to INBOX")
+            }
+            Posting { folder: Some(name), anyone: true } => {
+                format!("mail goes to the folder {name:?} of account {account}: anyone has p on it")
+            }
+            Posting { folder: Some(name), anyone: false } => format!(
+                "mail from outside goes to INBOX: anyone has no p on the folder {name:?} of account \
+                 {account}; what users submit goes there if they have p"
+            ),
+        }
+    }
+
+    fn json(&self) -> String {
+        json::object(&[
+            ("account", self.account.to_string()),
+            ("detail", json::text(&self.detail)),
+            ("folder", json::optional(self.posting.folder.as_deref())),
+            ("anyone_may_post", self.posting.anyone.to_string()),
+        ])
     }
 }
 

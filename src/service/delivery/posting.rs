@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::{
     directory::{Directory, Identity},
     model::{AccountId, Asker, Right, rights_stored},
-    store::{DeliveryTarget, Partition},
+    store::{DeliveryTarget, Partition, StoreError},
 };
 
 /// Who sends a message. By default somebody who is not logged in: mail from outside.
@@ -37,6 +37,34 @@ impl Poster {
             is_logged_in: self.account.is_some(),
         }
     }
+}
+
+/// What becomes of mail to a sub-address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Posting {
+    /// The folder of that name, if there is one.
+    pub folder: Option<String>,
+    /// Whether mail from outside goes there.
+    pub anyone: bool,
+}
+
+/// Looks up the folder that a sub-address of `account` names. On the shard of `partition`.
+///
+/// # Errors
+/// Those of reading the account.
+pub async fn posting(
+    partition: &Partition,
+    account: AccountId,
+    detail: &str,
+) -> Result<Posting, StoreError> {
+    let opened = partition.account_as_it_is(account).await?;
+    let Some(mailbox) = opened.mailbox_by_name(detail) else {
+        return Ok(Posting { folder: None, anyone: false });
+    };
+    let stranger = Poster::default();
+    let asker = stranger.asker(account);
+    let rights = opened.with_access_list(mailbox.id, |list| rights_stored(list, &asker));
+    Ok(Posting { folder: Some(mailbox.name), anyone: rights.contain(Right::Post) })
 }
 
 /// The folders that recipients name, and who asks for them.
