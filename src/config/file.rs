@@ -15,7 +15,7 @@ use super::{
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
     queue::{QueueSection, SiteTable},
-    schema::{self, Fixed, PARTITIONS_MAX, item_lines, server_address, value_lines},
+    schema::{self, PARTITIONS_MAX, Said, item_lines, server_address, value_lines},
     sections::{
         AuthenticationSection, BodyCompression, DnsSection, DomainQuota, EventsSection,
         HttpsSection, ImapSection, IntakeSection, LimitsSection, LiteralsSection, MtaStsSection,
@@ -72,7 +72,10 @@ pub struct Settings {
     pub source: Option<PathBuf>,
     /// What it says of settings that a reload leaves as they are.
     #[serde(skip)]
-    pub fixed: Fixed,
+    pub fixed: Said,
+    /// The same of those that a reload changes.
+    #[serde(skip)]
+    pub reloaded: Said,
     /// The line of each `section.key` that the file sets.
     #[serde(skip)]
     pub value_lines: BTreeMap<String, usize>,
@@ -366,7 +369,8 @@ impl Settings {
             ConfigProblem::at(path, text, error.span(), None, error.message().trim_end())
         })?;
         ConfigProblems::of(settings.check(path, text))?;
-        settings.fixed = Fixed::of(text);
+        settings.fixed = Said::of(text, false);
+        settings.reloaded = Said::of(text, true);
         settings.value_lines = value_lines(text);
         settings.administrator_lines = item_lines(text, "imap.administrators");
         settings.submitter_lines = item_lines(text, "imap.submitters");
@@ -933,13 +937,14 @@ mod tests {
         let example = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
         let text = format!("{BASE}[tls]\ncertificate = \"c\"\nkey = \"k\"\n");
         let mut defaults = Settings::parse(&path, &text).unwrap();
-        let Settings { source, fixed, value_lines, .. } = example;
+        let Settings { source, fixed, reloaded, value_lines, .. } = example;
+        assert_eq!(reloaded.changed(&defaults.reloaded), ["domains"]);
         let Settings { hostname, domains, data_dir, tls, .. } = example;
         assert_eq!(
             fixed.changed(&defaults.fixed),
             ["hostname", "data_dir", "tls.certificate", "tls.key"]
         );
-        defaults = Settings { source, fixed, value_lines, ..defaults };
+        defaults = Settings { source, fixed, reloaded, value_lines, ..defaults };
         defaults = Settings { hostname, domains, data_dir, tls, ..defaults };
         let example = Settings::load(&path).unwrap();
         assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));

@@ -15,4 +15,4 @@ mod sections;
 pub use addresses::{Gift, GiftKind};
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::{ConfigProblem, ConfigProblems};
-pub use schema::{Fixed, PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};
+pub use schema::{PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Said, Setting};

@@ -536,37 +536,43 @@ fn look_at_setting(
     }
 }
 
-/// What a file says of each setting that a reload leaves as it is, with the defaults of those that
-/// it does not name. `None`: no value.
+/// What a file says of some settings, with the defaults of those that it does not name. `None`: no
+/// value.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Fixed(Vec<(&'static str, Option<String>)>);
+pub struct Said(Vec<(&'static str, Option<String>)>);
 
-impl Fixed {
-    /// Of a text that [`check`] found to be right.
-    pub(super) fn of(text: &str) -> Fixed {
-        let Ok(document) = DeTable::parse(text) else { return Fixed::default() };
+impl Said {
+    /// Of the settings that a reload leaves as they are, or of those that it changes, in a text
+    /// that [`check`] found to be right.
+    pub(super) fn of(text: &str, reloads: bool) -> Said {
+        let Ok(document) = DeTable::parse(text) else { return Said::default() };
         let said = |setting: &Setting| {
             let (section, key) = setting.parts();
-            let table = match section {
-                Some(section) => document.get_ref().get(section)?.get_ref().as_table()?,
-                None => document.get_ref(),
+            let Some(section) = section else {
+                return Some(setting.kind.said(document.get_ref().get(key)?));
             };
-            Some(setting.kind.said(table.get(key)?))
+            let all = tables(document.get_ref().get(section)?).into_iter().enumerate();
+            let values = all.filter_map(|(index, table)| {
+                let value = setting.kind.said(table.get_ref().as_table()?.get(key)?);
+                // Of the tables of a list, which one says it.
+                Some(if index == 0 { value } else { format!("\n{index} {value}") })
+            });
+            Some(values.collect::<String>()).filter(|values| !values.is_empty())
         };
         let default = |setting: &Setting| {
             let line = format!("value = {}", setting.default()?);
             Some(setting.kind.said(DeTable::parse(&line).ok()?.get_ref().get("value")?))
         };
-        let fixed = SETTINGS.iter().filter(|setting| !setting.reloads);
+        let meant = SETTINGS.iter().filter(|setting| setting.reloads == reloads);
         let value = |setting: &Setting| {
             // Of an optional list, none and an empty one are the same.
             said(setting).or_else(|| default(setting)).filter(|value| !value.is_empty())
         };
-        Fixed(fixed.map(|setting| (setting.name, value(setting))).collect())
+        Said(meant.map(|setting| (setting.name, value(setting))).collect())
     }
 
     /// The settings that are not as in `other`.
-    pub fn changed(&self, other: &Fixed) -> Vec<&'static str> {
+    pub fn changed(&self, other: &Said) -> Vec<&'static str> {
         let pairs = self.0.iter().zip(&other.0);
         pairs.filter(|(one, two)| one != two).map(|((name, _), _)| *name).collect()
     }

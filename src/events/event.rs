@@ -310,10 +310,11 @@ events! {
     /// A request on the control socket, by `ringmail user`, `queue` and others. `uid` and `pid` are
     /// those of the caller.
     Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
-    /// The configuration, users and certificates were read again. `needs_restart`: changed settings
-    /// that a reload leaves as they are.
+    /// The configuration, users and certificates were read again. `settings`: those that changed,
+    /// and `needs_restart` those of them that a reload leaves as they are.
     Administration / "reloaded" / Reloaded {
-        users: u64, added: u64, removed: u64, changed: u64, needs_restart: Option<&'a str>,
+        users: u64, added: u64, removed: u64, changed: u64, aliases: u64, groups: u64,
+        settings: Option<&'a str>, needs_restart: Option<&'a str>,
     }
     /// Reading them again failed; the old ones stay in force.
     Administration / "reload_failed" / ReloadFailed { reason: &'a str, }

@@ -11,13 +11,19 @@ use crate::{
 /// Most accounts that are named for each kind of change; all are counted.
 const NAMED_MAX: usize = 100;
 
-/// Reports what changed among the accounts: how many, and which. `pending`: settings whose change
-/// needs a restart.
+/// Settings that changed.
+pub(super) struct SettingsChanged<'a> {
+    pub in_force: &'a [&'static str],
+    /// Those that need a restart.
+    pub pending: &'a [&'static str],
+}
+
+/// Reports what changed: among the accounts how many, and which, and of the settings all.
 pub(super) fn tell(
     events: &EventSender,
     before: &DirectorySnapshot,
     after: &DirectorySnapshot,
-    pending: &[&str],
+    settings: &SettingsChanged<'_>,
 ) {
     let by_id = |snapshot: &'_ DirectorySnapshot| -> HashMap<AccountId, usize> {
         snapshot.users().iter().enumerate().map(|(index, user)| (user.id, index)).collect()
@@ -47,9 +53,17 @@ pub(super) fn tell(
         }
     }
     let users = after.users().len() as u64;
-    let pending = pending.join(", ");
-    let needs_restart = Some(pending.as_str()).filter(|pending| !pending.is_empty());
-    told.push(Event::Reloaded { users, added, removed, changed, needs_restart });
+    let (in_force, pending) = (settings.in_force.join(", "), settings.pending.join(", "));
+    told.push(Event::Reloaded {
+        users,
+        added,
+        removed,
+        changed,
+        aliases: after.alias_count() as u64,
+        groups: after.group_count() as u64,
+        settings: Some(in_force.as_str()).filter(|it| !it.is_empty()),
+        needs_restart: Some(pending.as_str()).filter(|it| !it.is_empty()),
+    });
     events.tell_all(told);
 }
 
@@ -90,7 +104,8 @@ mod tests {
         }
         let after = snapshot(&file);
         let (sender, queue) = queue(Kind::ALL.into_iter().collect());
-        tell(&sender, &before, &after, &[]);
+        let settings = SettingsChanged { in_force: &["domains", "route.to"], pending: &[] };
+        tell(&sender, &before, &after, &settings);
         let mut lines = Vec::new();
         while let Some(chunk) = queue.next(Duration::ZERO) {
             lines.extend(chunk.lines);
@@ -100,7 +115,8 @@ mod tests {
         assert_eq!((count("user_added"), count("user_removed")), (NAMED_MAX, 1));
         assert_eq!(count("user_changed"), 1);
         let sum = format!(
-            "\"users\":{},\"added\":{},\"removed\":1,\"changed\":1}}",
+            "\"users\":{},\"added\":{},\"removed\":1,\"changed\":1,\"aliases\":0,\"groups\":0,\
+             \"settings\":\"domains, route.to\"}}",
             2 + NAMED_MAX + 5,
             NAMED_MAX + 5
         );

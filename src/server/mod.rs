@@ -39,7 +39,7 @@ use self::{
     listeners::ShardListeners,
 };
 use crate::{
-    config::{Fixed, Settings},
+    config::{Said, Settings},
     control::{self, TlsReporter},
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     dkim::{KeyFolder, Keyring, SharedKeyring},
@@ -338,7 +338,9 @@ pub struct Reloadable {
     source: Option<PathBuf>,
     /// The server's own: settings that only a restart changes.
     data_dir: PathBuf,
-    fixed: Fixed,
+    fixed: Said,
+    /// What the file said of other settings when it was read last.
+    reloaded: ArcSwap<Said>,
     events: EventSender,
 }
 
@@ -379,6 +381,7 @@ impl Reloadable {
             source: settings.source.clone(),
             data_dir: settings.data_dir.clone(),
             fixed: settings.fixed.clone(),
+            reloaded: ArcSwap::from_pointee(settings.reloaded.clone()),
             events,
         };
         Ok((reloadable, warnings))
@@ -390,14 +393,15 @@ impl Reloadable {
     pub fn reload(&self) -> Result<Vec<&'static str>> {
         let reloaded = self.read_again();
         match &reloaded {
-            Ok((before, pending)) => {
-                changes::tell(&self.events, before, &self.directory.snapshot(), pending);
+            Ok(Reread { before, in_force, pending }) => {
+                let settings = changes::SettingsChanged { in_force, pending };
+                changes::tell(&self.events, before, &self.directory.snapshot(), &settings);
             }
             Err(error) => {
                 self.events.tell(&Event::ReloadFailed { reason: &format!("{error:#}") });
             }
         }
-        reloaded.map(|(_, pending)| pending)
+        reloaded.map(|reread| reread.pending)
     }
 
     /// The configuration file as it is now. `None` for a demo, or if only root may read the file:
@@ -418,12 +422,12 @@ impl Reloadable {
         }
     }
 
-    /// Returns the previous users, and the changed settings that need a restart.
-    fn read_again(&self) -> Result<(Arc<DirectorySnapshot>, Vec<&'static str>)> {
+    fn read_again(&self) -> Result<Reread> {
         let mut settings = self.settings_again()?;
-        let mut pending = Vec::new();
+        let (mut pending, mut in_force) = (Vec::new(), Vec::new());
         if let Some(settings) = &mut settings {
             pending = self.fixed.changed(&settings.fixed);
+            in_force = self.reloaded.load().changed(&settings.reloaded);
             // Accounts of another data directory are numbered in another way.
             settings.data_dir = self.data_dir.clone();
         }
@@ -443,12 +447,22 @@ impl Reloadable {
         self.keys.replace(keys);
         if let Some(settings) = &settings {
             self.queue.store(Arc::new(settings.queue_options()));
+            self.reloaded.store(Arc::new(settings.reloaded.clone()));
         }
         for text in &warnings {
             self.events.tell(&Event::Warning { text });
         }
-        Ok((self.directory.replace(snapshot), pending))
+        Ok(Reread { before: self.directory.replace(snapshot), in_force, pending })
     }
+}
+
+/// What a reload found.
+struct Reread {
+    before: Arc<DirectorySnapshot>,
+    /// Settings that changed.
+    in_force: Vec<&'static str>,
+    /// The same of those that need a restart.
+    pending: Vec<&'static str>,
 }
 
 fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
@@ -690,6 +704,9 @@ mod tests {
         let lines = String::from_utf8(lines).unwrap();
         let told = "\"needs_restart\":\"data_dir, store.reserve, queue.port\"}";
         assert_eq!(lines.matches(told).count(), 2, "{lines}");
+        // What is in force is told when it changes.
+        let told = "\"settings\":\"queue.expire\",";
+        assert_eq!(lines.matches(told).count(), 1, "{lines}");
         write(".", "");
         assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
     }
