@@ -295,11 +295,12 @@ fn who_reads_late_is_told_of_names_that_he_could_look_up() {
 /// The same of one's own mailboxes, where only the highest of those that are renamed is told of.
 #[test]
 fn who_reads_late_is_told_of_his_own_names() {
-    const ROWS: [(&[&str], &[&str]); 6] = [
+    const ROWS: [(&[&str], &[&str]); 7] = [
         (&["RENAME D Db", "RENAME Db Dc"], &[">D Dc"]),
         (&["RENAME D Db", "RENAME Db/x y"], &[">D Db", ">Db/x y"]),
         (&["CREATE D/z", "RENAME D Db"], &["+Db/z", ">D Db"]),
         (&["DELETE E", "RENAME D E"], &["+E", ">D E"]),
+        (&["DELETE E", "CREATE E"], &["+E"]),
         (&["RENAME D T", "RENAME E D", "RENAME T E"], &["overflow"]),
         // What is below has another name now, and its level none.
         (&["RENAME D Db", "DELETE Db"], &["overflow"]),

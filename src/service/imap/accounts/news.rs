@@ -241,7 +241,10 @@ impl Holding {
             if !is_shown.into_iter().any(|name| self.shows(interest, name)) {
                 continue;
             }
-            names.insert(name.clone());
+            // What is told of a name is its state of now: once is enough.
+            if !names.insert(name.clone()) && old_name.is_none() {
+                continue;
+            }
             if old_name.is_none()
                 && let Some((level, _)) = name.rsplit_once(SEPARATOR)
             {
