@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::Path,
@@ -538,8 +539,16 @@ fn look_at_setting(
 
 /// What a file says of some settings, with the defaults of those that it does not name. `None`: no
 /// value.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Said(Vec<(&'static str, Option<String>)>);
+
+/// Passwords are among the values.
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let there = self.0.iter().filter(|(_, value)| value.is_some());
+        f.debug_list().entries(there.map(|(name, _)| name)).finish()
+    }
+}
 
 impl Said {
     /// Of the settings that a reload leaves as they are, or of those that it changes, in a text
@@ -557,7 +566,8 @@ impl Said {
                 // Of the tables of a list, which one says it.
                 Some(if index == 0 { value } else { format!("\n{index} {value}") })
             });
-            Some(values.collect::<String>()).filter(|values| !values.is_empty())
+            let values: Vec<String> = values.collect();
+            (!values.is_empty()).then(|| values.concat())
         };
         let default = |setting: &Setting| {
             let line = format!("value = {}", setting.default()?);
