@@ -219,6 +219,8 @@ fn operators_are_told_what_they_may_not_expect() {
 fn sub_addresses_are_explained() {
     let server = DemoServer::start(SMTP);
     let explain = |address| server.ask(&["explain", address]);
+    // The account is made, with its folders, when it is used for the first time.
+    server.ask(&["acl", "set", "alice@demo.test", "INBOX", "bob@demo.test", "l"]);
     let no_folder = explain("alice+Drafts/x@demo.test");
     assert!(no_folder.contains("has no folder \"Drafts/x\": mail goes to INBOX"), "{no_folder}");
     let closed = explain("alice+Drafts@demo.test");
