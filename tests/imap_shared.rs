@@ -999,7 +999,7 @@ fn verdict(told: &str) -> Verdict {
     let last = told.lines().next_back().unwrap_or_default();
     match last {
         _ if last.starts_with("t OK ") => Verdict::Done,
-        "t NO [NOPERM] Not allowed on this mailbox" => Verdict::Refused,
+        _ if last.starts_with("t NO [NOPERM] Not allowed on this mailbox") => Verdict::Refused,
         "t NO [NOPERM] Mailboxes cannot be created there" => Verdict::NothingThere,
         "t NO [NONEXISTENT] No such mailbox" | "t NO [TRYCREATE] No such mailbox" => {
             Verdict::Missing

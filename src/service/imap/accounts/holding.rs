@@ -88,6 +88,16 @@ pub(in crate::service::imap) fn not_allowed() -> Failure {
     Failure::no(Code::NoPerm, NOT_ALLOWED)
 }
 
+/// The same with the right, or those of which one would do: MYRIGHTS tells which he has.
+fn lacks(any_of: Rights) -> Failure {
+    let letters = any_of.to_string();
+    match letters.len() {
+        0 => not_allowed(),
+        1 => Failure::no(Code::NoPerm, format!("{NOT_ALLOWED}: it needs the right {letters}")),
+        _ => Failure::no(Code::NoPerm, format!("{NOT_ALLOWED}: it needs one of {letters}")),
+    }
+}
+
 /// Checks the rights found against those of which a command needs one. Without the lookup right the
 /// answer is the one for a mailbox that does not exist (RFC 4314 6).
 pub(in crate::service::imap) fn permitted(
@@ -97,7 +107,7 @@ pub(in crate::service::imap) fn permitted(
 ) -> Result<(), Failure> {
     match found {
         Some(rights) if rights.contain_any(any_of) => Ok(()),
-        Some(rights) if rights.contain(Right::Lookup) => Err(not_allowed()),
+        Some(rights) if rights.contain(Right::Lookup) => Err(lacks(any_of)),
         Some(_) if planted(Plant::TellHidden) => Err(not_allowed()),
         _ => Err(missing()),
     }
