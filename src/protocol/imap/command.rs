@@ -14,8 +14,10 @@
 //! recursively is safe; flags and keywords are ASCII; numbers of a [`super::SequenceSet`] are not
 //! 0.
 
+use std::borrow::Cow;
+
 use super::{
-    cursor::{Cursor, Parsed, Quoted},
+    cursor::{Cursor, Parsed, Quoted, UNKNOWN_ITEM, UNKNOWN_KEY, UNKNOWN_KEY_OR_ARGUMENT},
     table::CommandBody,
 };
 
@@ -33,6 +35,18 @@ pub struct ParseError<'a> {
     pub tag: Option<&'a str>,
     /// Suitable as the text of `BAD`.
     pub what: &'static str,
+    /// The word of a search or a fetch that is not known.
+    pub word: Option<&'a str>,
+}
+
+impl ParseError<'_> {
+    /// The text of `BAD`.
+    pub fn text(&self) -> Cow<'static, str> {
+        match self.word {
+            Some(word) => format!("{}: {word}", self.what).into(),
+            None => self.what.into(),
+        }
+    }
 }
 
 /// Parses the command in `frame` ([`super::Frame::Command`] or [`super::Frame::Part`]).
@@ -43,12 +57,15 @@ pub fn parse(frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
 /// [`parse`], for a client that has or has not said what its quoted strings contain.
 pub fn parse_with(quoted: Quoted, frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
     let mut cursor = Cursor::new(strip_line_end(frame)).with_quoted(quoted);
-    let tag = cursor.tag().map_err(|what| ParseError { tag: None, what })?;
-    let error = |what| ParseError { tag: Some(tag), what };
+    let tag = cursor.tag().map_err(|what| ParseError { tag: None, what, word: None })?;
+    let error = |what| ParseError { tag: Some(tag), what, word: None };
     if !frame.ends_with(b"\r\n") {
         return Err(error("a line must end in CRLF"));
     }
-    let body = command_body(&mut cursor).map_err(error)?;
+    let body = command_body(&mut cursor).map_err(|what| {
+        let is_word = [UNKNOWN_KEY, UNKNOWN_KEY_OR_ARGUMENT, UNKNOWN_ITEM].contains(&what);
+        ParseError { word: cursor.last_word().filter(|_| is_word), ..error(what) }
+    })?;
     cursor.end().map_err(error)?;
     Ok(Command { tag, body })
 }

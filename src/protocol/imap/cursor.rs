@@ -22,10 +22,20 @@ pub type Text<'a> = Cow<'a, [u8]>;
 /// What was read, or what was wrong.
 pub(super) type Parsed<T> = Result<T, &'static str>;
 
+/// Errors that show the word: what a client asks for differs from what it was written for.
+pub(super) const UNKNOWN_KEY: &str = "unknown search key";
+pub(super) const UNKNOWN_KEY_OR_ARGUMENT: &str = "unknown search key, or its argument is missing";
+pub(super) const UNKNOWN_ITEM: &str = "unknown fetch item";
+
+/// Octets of an unknown word that an error shows.
+const WORD_SHOWN: usize = 40;
+
 /// The part of a command not yet read.
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
     quoted: Quoted,
+    /// Where [`Cursor::word`] was asked last.
+    last_word: &'a [u8],
 }
 
 /// What a quoted string may contain beyond ASCII.
@@ -41,7 +51,7 @@ pub enum Quoted {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(rest: &'a [u8]) -> Cursor<'a> {
-        Cursor { rest, quoted: Quoted::default() }
+        Cursor { rest, quoted: Quoted::default(), last_word: &[] }
     }
 
     pub(super) fn with_quoted(self, quoted: Quoted) -> Cursor<'a> {
@@ -117,8 +127,17 @@ impl<'a> Cursor<'a> {
 
     /// A name of the protocol: letters, digits and the characters that join them.
     pub(super) fn word(&mut self) -> Parsed<Word> {
+        self.last_word = self.rest;
         let taken = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'.');
         Word::new(taken).ok_or("unknown word")
+    }
+
+    /// What was there when a word was asked for last, of letters or not, and printable. `None` if
+    /// there was nothing of the kind.
+    pub(super) fn last_word(&self) -> Option<&'a str> {
+        let ends = |octet: &u8| !octet.is_ascii_graphic() || b"()[]{}\"\\".contains(octet);
+        let size = self.last_word.iter().take(WORD_SHOWN).take_while(|it| !ends(it)).count();
+        std::str::from_utf8(self.last_word.get(..size)?).ok().filter(|word| !word.is_empty())
     }
 
     /// RFC 3501 9 `tag`: anything of an astring but `+`.

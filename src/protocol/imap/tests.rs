@@ -148,6 +148,24 @@ fn refused() {
     }
 }
 
+#[test]
+fn unknown_words_are_shown() {
+    let long = "x".repeat(1_000);
+    for (line, expected) in [
+        ("SEARCH ZORK", "unknown search key, or its argument is missing: ZORK"),
+        ("SEARCH NOT zork 1", "unknown search key: zork"),
+        ("SEARCH ALL (", "unknown search key"),
+        ("SEARCH \u{1}", "unknown search key"),
+        ("UID FETCH 1 (FLAGS X-GM-LABELS)", "unknown fetch item: X-GM-LABELS"),
+        ("FETCH 1 BODY.PEEK", "unknown fetch item: BODY.PEEK"),
+        (&format!("FETCH 1 {long}"), &format!("unknown fetch item: {}", &long[..40])),
+        ("ZORK", "unknown command"),
+    ] {
+        let frame = format!("a1 {line}\r\n");
+        assert_eq!(parse(frame.as_bytes()).expect_err(line).text(), expected, "{line}");
+    }
+}
+
 /// More spaces than the grammar has mean the same as one.
 #[test]
 fn spaces() {

@@ -253,7 +253,7 @@ impl Conversation {
                     error.tag.unwrap_or("*"),
                     Status::Bad,
                     None,
-                    error.what,
+                    &error.text(),
                 );
                 self.session.channel.shard.metrics.command(Protocol::Imap, "other", Duration::ZERO);
                 return self.count_bad_command();
@@ -366,7 +366,7 @@ fn run_own(session: &mut Session, bytes: Vec<u8>) -> LocalFuture<'_, Reply> {
     Box::pin(async move {
         match parse_with(session.quoted(), &bytes) {
             Ok(command) => run_handler(session, &command).await,
-            Err(error) => Err(Failure::bad(error.what)),
+            Err(error) => Err(Failure::bad(error.text())),
         }
     })
 }

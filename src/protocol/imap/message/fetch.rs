@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::{
     super::{
         arguments::Arguments,
-        cursor::{Cursor, Parsed, Text},
+        cursor::{Cursor, Parsed, Text, UNKNOWN_ITEM},
         sequence::SequenceSet,
     },
     returns::PartialRange,
@@ -235,7 +235,7 @@ fn push<'a>(items: &mut Vec<FetchItem<'a>>, mut item: FetchItem<'a>) -> Parsed<(
 fn macro_or_item<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<FetchItem<'a>>> {
     use FetchItem::{Body, Envelope, Flags, InternalDate, Rfc822Size};
     let start = cursor.rest();
-    let word = cursor.word()?;
+    let word = cursor.word().map_err(|_| UNKNOWN_ITEM)?;
     Ok(match word.as_bytes() {
         b"ALL" => vec![Flags, InternalDate, Rfc822Size, Envelope],
         b"FAST" => vec![Flags, InternalDate, Rfc822Size],
@@ -248,7 +248,7 @@ fn macro_or_item<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<FetchItem<'a>>> {
 }
 
 fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
-    let word = cursor.word().map_err(|_| "unknown fetch item")?;
+    let word = cursor.word().map_err(|_| UNKNOWN_ITEM)?;
     let bracket = cursor.peek() == Some(b'[');
     Ok(match word.as_bytes() {
         b"BODY" if bracket => return section_item(cursor, false),
@@ -274,7 +274,7 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
         b"BODYSTRUCTURE" => FetchItem::BodyStructure,
         b"UID" => FetchItem::Uid,
         b"MODSEQ" => FetchItem::ModSeq,
-        _ => return Err("unknown fetch item"),
+        _ => return Err(UNKNOWN_ITEM),
     })
 }
 

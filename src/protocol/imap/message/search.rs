@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::{
     super::{
         arguments::Arguments,
-        cursor::{Cursor, Parsed, Text},
+        cursor::{Cursor, Parsed, Text, UNKNOWN_KEY, UNKNOWN_KEY_OR_ARGUMENT},
         object_id::ObjectId,
         sequence::SequenceSet,
     },
@@ -193,11 +193,11 @@ impl<'a> Keys<'_, 'a> {
             }
             _ => {}
         }
-        let word = self.cursor.word().map_err(|_| "unknown search key")?;
+        let word = self.cursor.word().map_err(|_| UNKNOWN_KEY)?;
         if let Some(key) = bare_key(word.as_bytes()) {
             return Ok(key);
         }
-        self.cursor.space().map_err(|_| "unknown search key, or its argument is missing")?;
+        self.cursor.space().map_err(|_| UNKNOWN_KEY_OR_ARGUMENT)?;
         match word.as_bytes() {
             b"NOT" => Ok(SearchKey::Not(Box::new(self.key(depth + 1)?))),
             b"OR" => {
@@ -248,7 +248,7 @@ impl<'a> Keys<'_, 'a> {
             b"EMAILID" => SearchKey::EmailId(ObjectId::parse_email(object_id(cursor)?)),
             b"THREADID" => SearchKey::ThreadId(ObjectId::parse_thread(object_id(cursor)?)),
             b"MODSEQ" => mod_seq(cursor)?,
-            _ => return Err("unknown search key"),
+            _ => return Err(UNKNOWN_KEY),
         })
     }
 }
