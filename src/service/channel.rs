@@ -97,6 +97,7 @@ impl Channel {
         if self.connection.unsent() >= OUTPUT_MAX {
             self.flush().await?;
             self.shard.executor.yield_now().await;
+            self.connection.expect_output(OUTPUT_MAX);
         }
         Ok(())
     }

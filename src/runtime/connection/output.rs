@@ -19,6 +19,13 @@ impl Connection {
         self.output.bytes_mut()
     }
 
+    /// As much output as was just sent is likely to follow: a buffer that grew to it would be
+    /// copied at each step.
+    pub fn expect_output(&mut self, octets: usize) {
+        // What is appended last goes beyond it.
+        self.output.reserve(2 * octets);
+    }
+
     /// Sends all of `output()`. Call it whenever `output()` outgrows 64 KiB, so that a client that
     /// never reads costs one buffer. After its future was dropped, `output()` may only be appended
     /// to before the next `flush`.
