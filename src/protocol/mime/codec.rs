@@ -237,7 +237,8 @@ pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-#[inline]
+// A call costs more than a short number.
+#[inline(always)]
 pub(super) fn read_number(input: &mut &[u8]) -> Option<u64> {
     // Most are short.
     match *input {

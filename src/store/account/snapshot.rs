@@ -39,7 +39,16 @@ impl MessageTable {
         if index >= self.len {
             return None;
         }
-        let chunk = self.starts.partition_point(|&start| start as usize <= index) - 1;
+        // Where nothing was expunged, chunks are full.
+        let guess = index / CHUNK_MAX;
+        let is_in = |chunk: usize| {
+            let next = self.starts.get(chunk + 1).map_or(self.len, |&start| start as usize);
+            (self.starts[chunk] as usize..next).contains(&index)
+        };
+        let chunk = match is_in(guess) {
+            true => guess,
+            false => self.starts.partition_point(|&start| start as usize <= index) - 1,
+        };
         Some((chunk, index - self.starts[chunk] as usize))
     }
 

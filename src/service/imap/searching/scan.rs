@@ -60,7 +60,11 @@ pub(in crate::service::imap) async fn scan_among(
             executor.yield_now().await;
         }
         let Some(message) = selected.message(index) else { continue };
-        if test.matches(selected, &message).await? {
+        let matches = match test.decide(selected, &message) {
+            Some(matches) => matches,
+            None => test.matches(selected, &message).await?,
+        };
+        if matches {
             hits.push(Hit { index, uid: message.uid, mod_seq: message.mod_seq });
         }
     }
@@ -89,6 +93,16 @@ impl<'a> Test<'a> {
             octets: 0,
         };
         Test { query, reading, executor, cards }
+    }
+
+    /// Whether the message matches, if nothing has to be read to know it.
+    fn decide(&self, selected: &Selected, message: &Message) -> Option<bool> {
+        let is_recent = || selected.is_recent(message.uid);
+        match self.query.test(message, is_recent, &Known::default()) {
+            Verdict::Yes => Some(true),
+            Verdict::No => Some(false),
+            Verdict::Needs(_) => None,
+        }
     }
 
     pub(super) async fn matches(
