@@ -62,6 +62,11 @@ impl Collation {
     /// Appends a key by which texts are ordered. Those that were not valid in their charset come
     /// last, by their octets (RFC 5255 4.6).
     pub fn push_order_key(self, text: &str, out: &mut Vec<u8>) {
+        if text.is_ascii() {
+            let start = out.len();
+            out.extend_from_slice(text.as_bytes());
+            return self.fold_ascii(&mut out[start..]);
+        }
         if text.contains(char::REPLACEMENT_CHARACTER) {
             // Above all that UTF-8 begins with.
             out.push(0xff);

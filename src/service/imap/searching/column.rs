@@ -27,6 +27,11 @@ impl<'r> Column<'r> {
         Column { reading, source: reading.cards(part), part, made: Default::default() }
     }
 
+    /// The message's part, if it is in memory.
+    pub(super) fn at_hand(&mut self, message: &Message) -> Option<&[u8]> {
+        self.source.is_at_hand(message).then(|| self.source.card())
+    }
+
     /// Gives the message's part to `take`; again, made from the message itself, if that one could
     /// not use it. False if that does not help either.
     pub(super) async fn read(
