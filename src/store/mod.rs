@@ -55,7 +55,9 @@ pub use self::{
     format::body::BODY_CHUNK,
     format::cards::{CARD_PARTS, CardSplit},
     format::effect::{PropertyKey, PropertyKind, SPECIAL_USE_ENTRY},
-    handle::account::{Account, CardReader, Expunged, FlagChange, FlagOutcome, Renamed},
+    handle::account::{
+        Account, BodyReader, CardReader, Expunged, FlagChange, FlagOutcome, Renamed,
+    },
     handle::annotations::AnnotationChanges,
     handle::copying::{COPY_SLICE, Copied},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},

@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 
+pub(crate) use super::super::log::Ahead;
 use super::{
     super::{
         damage::Place,
@@ -158,6 +159,22 @@ impl Bodies {
         Ok(payload)
     }
 
+    /// As [`Bodies::read_payload`], of entries in order. What is read ahead takes the place of the
+    /// cache.
+    async fn read_payload_on(
+        &self,
+        body: &MessageBody,
+        ahead: &Ahead,
+    ) -> Result<Bytes, StoreError> {
+        if body.entry_len == 0 {
+            return self.read_payload(body.lsn, 0).await;
+        }
+        let read = self.log.read_on(body.lsn, body.entry_len, ahead).await;
+        let (_, payload) = read.inspect_err(|error| self.damages.note(error, Place::default()))?;
+        self.cache.worked(WORK_MIN + payload.len());
+        Ok(payload)
+    }
+
     /// The `raw` bytes that `frame`, of the entry at `lsn`, expands to.
     fn decompressed(&self, lsn: Lsn, frame: &[u8], raw: u64) -> Result<Bytes, StoreError> {
         let key = Key::Decompressed(lsn);
@@ -183,7 +200,30 @@ impl Bodies {
         len: usize,
     ) -> Result<Bytes, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
+        self.read_from(&payload, body, offset, len).await
+    }
+
+    /// As [`Bodies::read_body`], of messages in the order in which they are in the log.
+    pub(crate) async fn read_body_on(
+        &self,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+        ahead: &Ahead,
+    ) -> Result<Bytes, StoreError> {
+        let payload = self.read_payload_on(body, ahead).await?;
+        self.read_from(&payload, body, offset, len).await
+    }
+
+    /// As [`Bodies::read_body`], of the `payload` of the body's entry.
+    async fn read_from(
+        &self,
+        payload: &Bytes,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let block = block_of(payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
         if block.size != body.size {
             // A reader that stops early must not take the rest for the whole.
             let what = "the body has another size than its message says";
@@ -275,6 +315,21 @@ impl Bodies {
             Some(head) => head,
             None => self.read_payload(body.lsn, body.entry_len).await?,
         };
+        let summary = summary_of(&payload);
+        let summary = summary.map_err(|error| StoreError::undecodable(body.lsn, error))?;
+        Ok(payload.slice_ref(summary))
+    }
+
+    /// As [`Bodies::read_summary`], of messages in the order in which they are in the log.
+    pub(crate) async fn read_summary_on(
+        &self,
+        body: &MessageBody,
+        ahead: &Ahead,
+    ) -> Result<Bytes, StoreError> {
+        if body.entry_len as usize > HEAD_ALONE_MIN {
+            return self.read_summary(body).await;
+        }
+        let payload = self.read_payload_on(body, ahead).await?;
         let summary = summary_of(&payload);
         let summary = summary.map_err(|error| StoreError::undecodable(body.lsn, error))?;
         Ok(payload.slice_ref(summary))

@@ -15,7 +15,7 @@ use super::{
             snapshot::Snapshot,
             state::{AccountCell, AccountState},
         },
-        bodies::write::StagedBody,
+        bodies::{read::Ahead, write::StagedBody},
         cards::{Cards, Cursor},
         commits::{Change, Changes, Commits},
         damage::Place,
@@ -720,6 +720,11 @@ impl Account {
         self.commits.bodies.read_body(body, offset, len).await
     }
 
+    /// Reads bodies and summaries of many messages, in the order of their UIDs.
+    pub fn bodies(&self) -> BodyReader {
+        BodyReader { account: self.clone(), ahead: Ahead::default() }
+    }
+
     /// Reads one part of the cards of many messages of `mailbox`, in the order of their UIDs.
     /// `part` is below [`CARD_PARTS`](crate::store::CARD_PARTS); its meaning is up to the code that
     /// made the parts.
@@ -768,6 +773,35 @@ impl Account {
     pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         self.commits.bodies.reading_turn().await;
         self.commits.bodies.read_summary(body).await
+    }
+}
+
+/// Reads bodies and summaries, for callers that read those of one message after the other: most
+/// messages that are neighbours in a mailbox are so in the log, and are read together. Holds up to
+/// 256 KiB of what it has read.
+pub struct BodyReader {
+    account: Account,
+    ahead: Ahead,
+}
+
+impl BodyReader {
+    /// As [`Account::read_body`].
+    pub async fn read_body(
+        &self,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let bodies = &self.account.commits.bodies;
+        bodies.reading_turn().await;
+        bodies.read_body_on(body, offset, len, &self.ahead).await
+    }
+
+    /// As [`Account::read_summary`].
+    pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
+        let bodies = &self.account.commits.bodies;
+        bodies.reading_turn().await;
+        bodies.read_summary_on(body, &self.ahead).await
     }
 }
 

@@ -5,7 +5,11 @@
 //! of messages. Shard-local. If a block is damaged, the lookup uses the entries themselves: the
 //! file is walked once and the result is kept with the segment.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
 
 use hashbrown::HashMap;
 
@@ -58,6 +62,8 @@ pub(super) struct Index {
     at: u64,
     blocks: u64,
     nonce: u64,
+    /// The block found last: most entries are looked up in order.
+    latest: Cell<u64>,
     /// Records found by walking the entries, because the index or the footer is damaged.
     walked: RefCell<Option<Rc<[IndexRecord]>>>,
 }
@@ -69,13 +75,15 @@ impl Index {
             at: footer.index_at,
             blocks: footer.index_blocks(),
             nonce: footer.header.nonce,
+            latest: Cell::new(0),
             walked: RefCell::new(None),
         }
     }
 
     /// For a file whose footer is lost: the result of a scan.
     pub(super) fn walked(end: Lsn, records: Vec<IndexRecord>) -> Index {
-        Index { end: end.0, at: 0, blocks: 0, nonce: 0, walked: RefCell::new(Some(records.into())) }
+        let walked = RefCell::new(Some(records.into()));
+        Index { end: end.0, at: 0, blocks: 0, nonce: 0, latest: Cell::new(0), walked }
     }
 
     /// The location of the entry at `lsn`; `None` if the segment does not hold it.
@@ -87,8 +95,8 @@ impl Index {
         lsn: Lsn,
     ) -> Result<Option<IndexRecord>, StoreError> {
         let (mut low, mut high) = (0, self.blocks);
+        let mut middle = self.latest.get();
         while low < high && self.walked.borrow().is_none() {
-            let middle = low + (high - low) / 2;
             let Some(records) = self.block(segment, device, cache, middle).await? else {
                 self.walk(segment, device).await?;
                 break;
@@ -98,8 +106,10 @@ impl Index {
             } else if records.last().is_none_or(|last| lsn > last.lsn) {
                 low = middle + 1;
             } else {
+                self.latest.set(middle);
                 return Ok(search(&records, lsn));
             }
+            middle = low.midpoint(high);
         }
         let walked = self.walked.borrow().clone();
         Ok(walked.and_then(|records| search(&records, lsn)))

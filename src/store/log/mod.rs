@@ -16,6 +16,7 @@
 //!   be reopened in place (`reopen`), which cuts off entries not known to be durable.
 //! - No borrow of the state is held across an await or a callback.
 
+mod ahead;
 mod check;
 mod checkpoint;
 mod compact;
@@ -46,6 +47,7 @@ use std::{
 use bytes::Bytes;
 
 pub use self::{
+    ahead::Ahead,
     check::{
         Checked, CheckpointRecord, Dissection, Flaw, ListedBatch, ListedEntry, check_checkpoint,
         checkpoint_of_name, decode_checkpoint, dissect, epoch_of_name, partition_of_file,

@@ -134,6 +134,71 @@ fn entries_not_yet_durable_can_be_read() {
     });
 }
 
+/// Entries in memory, in flight and on disk, one after the other.
+#[test]
+fn entries_are_read_on_while_the_log_grows() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(12));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let (ahead, mut lsns) = (Ahead::default(), Vec::new());
+        let read = async |uid: u32, lsn: Lsn| {
+            let len = entry_len(payload(uid).len()) as u32;
+            let (found, bytes) = log.read_on(lsn, len, &ahead).await.unwrap();
+            assert_eq!(found.uid.0, uid);
+            check_entry(&(found, bytes.to_vec()));
+        };
+        for uid in 0..300 {
+            lsns.push(log.append(header(uid), &[&payload(uid)]).unwrap());
+            if uid % 3 == 0 {
+                log.durable(lsns[uid as usize]).await.unwrap();
+            }
+            // Some eight behind the last one, which is in memory or in flight.
+            for behind in (uid.saturating_sub(8)..=uid).step_by(1 + uid as usize % 7) {
+                read(behind, lsns[behind as usize]).await;
+            }
+        }
+        log.durable(lsns[299]).await.unwrap();
+        for (uid, lsn) in lsns.iter().enumerate() {
+            read(uid as u32, *lsn).await;
+        }
+    });
+}
+
+/// An entry that was not intact when it was read ahead is read again: it alone cannot be read if it
+/// is damaged, and it can if it was not complete yet.
+#[test]
+fn what_was_read_ahead_in_pieces_is_read_again() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(13));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let lsns = append_each(&log, 1..8).await;
+        let name = device.names().into_iter().find(|name| name.starts_with("segment")).unwrap();
+        // Its segment is the first: LSNs are offsets.
+        let at = lsns[5].0 as usize + entry_len(payload(6).len()) / 2;
+        let flip = || device.corrupt(&name, |bytes| bytes[at] ^= 1);
+        for mends in [false, true] {
+            flip();
+            let ahead = Ahead::default();
+            for (uid, lsn) in (1..8).zip(&lsns) {
+                if uid == 6 && mends {
+                    flip();
+                }
+                let len = entry_len(payload(uid).len()) as u32;
+                match log.read_on(*lsn, len, &ahead).await {
+                    Ok((found, bytes)) => check_entry(&(found, bytes.to_vec())),
+                    Err(error) => {
+                        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+                        assert_eq!((uid, mends), (6, false));
+                    }
+                }
+            }
+            if !mends {
+                flip();
+            }
+        }
+    });
+}
+
 #[test]
 fn one_sync_settles_all_that_came_since_the_last() {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(3));

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{MailboxId, Right, Rights, Uid},
-    store::{BODY_CHUNK, CardReader, Message, MessageBody},
+    store::{BODY_CHUNK, BodyReader, CardReader, Message, MessageBody},
 };
 
 /// Most octets that come with one request.
@@ -26,7 +26,7 @@ const AHEAD_MESSAGES: usize = 128;
 
 /// Messages of one mailbox, for one command.
 pub(in crate::service::imap) enum Reading {
-    Here { holding: Holding, mailbox: MailboxId },
+    Here { holding: Holding, mailbox: MailboxId, bodies: BodyReader },
     There { distant: Distant, mailbox: MailboxId, ahead: RefCell<Ahead> },
 }
 
@@ -95,7 +95,10 @@ impl Ahead {
 impl Reading {
     pub(in crate::service::imap) fn new(home: &Home, mailbox: MailboxId) -> Reading {
         match home {
-            Home::Here(holding) => Reading::Here { holding: holding.clone(), mailbox },
+            Home::Here(holding) => {
+                let bodies = holding.account.bodies();
+                Reading::Here { holding: holding.clone(), mailbox, bodies }
+            }
             Home::There(distant) => {
                 Reading::There { distant: distant.clone(), mailbox, ahead: RefCell::default() }
             }
@@ -106,11 +109,11 @@ impl Reading {
         &self,
         message: &Message,
     ) -> Result<Bytes, Failure> {
-        let Reading::Here { holding, .. } = self else {
+        let Reading::Here { bodies, .. } = self else {
             let beginning = self.beginning(message, Wants { summary: true, piece: false }).await?;
             return beginning.summary.ok_or_else(no_such_mailbox);
         };
-        Ok(holding.account.read_summary(&message.body).await?)
+        Ok(bodies.read_summary(&message.body).await?)
     }
 
     /// Octets of the message from `offset` on, at most `len`.
@@ -121,8 +124,8 @@ impl Reading {
         len: usize,
     ) -> Result<Bytes, Failure> {
         let (distant, mailbox) = match self {
-            Reading::Here { holding, .. } => {
-                return Ok(holding.account.read_body(&message.body, offset, len).await?);
+            Reading::Here { bodies, .. } => {
+                return Ok(bodies.read_body(&message.body, offset, len).await?);
             }
             Reading::There { distant, mailbox, .. } => (distant, *mailbox),
         };
@@ -167,7 +170,7 @@ impl Reading {
     /// Reads one part of the cards of many messages, in the order of their UIDs.
     pub(in crate::service::imap) fn cards(&self, part: usize) -> CardSource {
         match self {
-            Reading::Here { holding, mailbox } => {
+            Reading::Here { holding, mailbox, .. } => {
                 CardSource::Here(holding.account.cards(*mailbox, part))
             }
             Reading::There { distant, mailbox, .. } => CardSource::There(DistantCards {
@@ -198,7 +201,8 @@ async fn read_beginnings(
     check_readable(&holding, mailbox)?;
     let mut beginnings = VecDeque::new();
     let mut octets = 0;
-    let begin = read_beginning(&holding, first, wants).await?;
+    let bodies = holding.account.bodies();
+    let begin = read_beginning(&bodies, first, wants).await?;
     octets += begin.octets();
     beginnings.push_back(begin);
     let Some((snapshot, _)) = holding.account.published(mailbox) else { return Ok(beginnings) };
@@ -207,7 +211,7 @@ async fn read_beginnings(
         if octets >= AHEAD_OCTETS {
             break;
         }
-        let Ok(next) = read_beginning(&holding, (message.uid, message.body), wants).await else {
+        let Ok(next) = read_beginning(&bodies, (message.uid, message.body), wants).await else {
             break;
         };
         octets += next.octets();
@@ -217,17 +221,17 @@ async fn read_beginnings(
 }
 
 async fn read_beginning(
-    holding: &Holding,
+    bodies: &BodyReader,
     (uid, body): (Uid, MessageBody),
     wants: Wants,
 ) -> Result<Beginning, Failure> {
     let mut beginning = Beginning { uid, summary: None, piece: None };
     if wants.summary {
-        beginning.summary = Some(holding.account.read_summary(&body).await?);
+        beginning.summary = Some(bodies.read_summary(&body).await?);
     }
     if wants.piece {
         let len = BODY_CHUNK.min(body.size.try_into().unwrap_or(BODY_CHUNK));
-        beginning.piece = Some(holding.account.read_body(&body, 0, len).await?);
+        beginning.piece = Some(bodies.read_body(&body, 0, len).await?);
     }
     Ok(beginning)
 }
