@@ -204,6 +204,15 @@ impl Selected {
         Some(self.seen.message(newer.unwrap_or(numbered)))
     }
 
+    /// Gives [`Selected::message`] to `look`, where it is if the session need not see it otherwise:
+    /// a scan of many messages copies none.
+    pub(super) fn look_at<T>(&self, index: usize, look: impl FnOnce(&Message) -> T) -> Option<T> {
+        match self.expunge_pending || self.seen.is_personal() {
+            true => self.message(index).as_ref().map(look),
+            false => self.numbering.get(index).map(look),
+        }
+    }
+
     /// The UIDs of the messages in `set`, which may cover UIDs that no message has.
     pub(super) fn uid_ranges(&self, uid: bool, set: &SequenceSet) -> Rc<Ranges> {
         if set.is_saved_result() {

@@ -37,6 +37,9 @@ const ROWS_PER_TURN: usize = 8_192;
 /// Octets of a string that are compared; strings that differ only behind them are equal.
 const KEY_OCTETS_MAX: usize = 512;
 
+/// Octets of most strings; room is made for as much.
+const TEXT_TYPICAL: usize = 32;
+
 /// Octets of all keys of one command.
 const KEYS_OCTETS_MAX: usize = 64 << 20;
 
@@ -73,7 +76,10 @@ impl Keys {
 
     fn reserve(&mut self, count: usize) {
         match self.is_text {
-            true => self.ends.reserve_exact(count),
+            true => {
+                self.ends.reserve_exact(count);
+                self.texts.reserve(count * TEXT_TYPICAL);
+            }
             false => self.numbers.reserve_exact(count),
         }
     }
@@ -297,8 +303,10 @@ async fn read_columns(
             if count % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
                 executor.yield_now().await;
             }
-            let Some(message) = selected.message(hit.index) else { continue };
-            if !reader.read_at_hand(&message, &mut keys)? {
+            let look = |message: &Message| reader.read_at_hand(message, &mut keys);
+            let Some(was_at_hand) = selected.look_at(hit.index, look) else { continue };
+            if !was_at_hand? {
+                let Some(message) = selected.message(hit.index) else { continue };
                 reader.read(&message, &mut keys).await?;
             }
         }

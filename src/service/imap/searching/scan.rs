@@ -59,13 +59,20 @@ pub(in crate::service::imap) async fn scan_among(
             keys = 0;
             executor.yield_now().await;
         }
-        let Some(message) = selected.message(index) else { continue };
-        let matches = match test.decide(selected, &message) {
+        let look = |message: &Message| {
+            let hit = Hit { index, uid: message.uid, mod_seq: message.mod_seq };
+            (hit, test.decide(selected, message))
+        };
+        let Some((hit, decided)) = selected.look_at(index, look) else { continue };
+        let matches = match decided {
             Some(matches) => matches,
-            None => test.matches(selected, &message).await?,
+            None => {
+                let Some(message) = selected.message(index) else { continue };
+                test.matches(selected, &message).await?
+            }
         };
         if matches {
-            hits.push(Hit { index, uid: message.uid, mod_seq: message.mod_seq });
+            hits.push(hit);
         }
     }
     Ok(hits)
