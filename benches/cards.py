@@ -11,6 +11,11 @@ all messages have cards; Dovecot has run every command once before (the column "
 filled. A cold figure is measured on a new connection: SELECT and LOGOUT on the previous one, the page cache is dropped,
 then LOGIN, SELECT and the timed command.
 
+The last line is the floor of "bodies": a program on core 0 that reads as many octets from one file, 256 KiB at a time,
+and sends them without looking at them, to the same client.
+
+With --cpu, milliseconds of the servers' CPU instead of the client's time: on a busy machine only these compare.
+
 RINGMAIL names another binary. Needs root, cgroup v2 and Dovecot as benches/beside_dovecot.py does; with --alone only
 Ringmail is measured, and without root only the warm figures.
 """
@@ -132,6 +137,13 @@ def drop_page_cache():
     pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+def cpu_milliseconds(task):
+    try:
+        return int((task / "schedstat").read_text().split()[0]) / 1e6
+    except FileNotFoundError:
+        return 0
+
+
 @contextlib.contextmanager
 def ringmail(count):
     os.sched_setaffinity(0, {0})
@@ -143,7 +155,8 @@ def ringmail(count):
         os.sched_setaffinity(0, {0})
         demo.start()
         os.sched_setaffinity(0, {1})
-        yield demo.port["imap"]
+        tasks = pathlib.Path(f"/proc/{demo.process.pid}/task")
+        yield demo.port["imap"], lambda: sum(map(cpu_milliseconds, tasks.iterdir()))
 
 
 @contextlib.contextmanager
@@ -154,7 +167,7 @@ def dovecot(count):
     try:
         time.sleep(2)
         beside_dovecot.append(base + 143, "alice@demo.test", map(message, range(count)))
-        yield base + 143
+        yield base + 143, lambda: 1000 * cgroup.cpu_seconds()
     finally:
         server.terminate()
         server.wait()
@@ -170,13 +183,22 @@ def found(answer):
     return None
 
 
-def measure(servers, rounds, cold):
+def measure(servers, rounds, cold, by_cpu):
     """Milliseconds by (server, command, state)."""
     figures = {}
-    clients = {name: Imap(port) for name, port in servers.items()}
+
+    def timed(client, name, command):
+        _, cpu = servers[name]
+        before = cpu()
+        took, answer = client.command(command)
+        # What is done right after the answer counts, too.
+        time.sleep(0.002)
+        return (cpu() - before if by_cpu else took), answer
+
+    clients = {name: Imap(port) for name, (port, _) in servers.items()}
     for name in servers:
         for key, command in COMMANDS.items():
-            figures[name, key, "first"] = [clients[name].command(command)[0]]
+            figures[name, key, "first"] = [timed(clients[name], name, command)[0]]
     # Lets background work of both servers finish, such as cards for more messages.
     time.sleep(5)
     for key, command in COMMANDS.items():
@@ -187,7 +209,7 @@ def measure(servers, rounds, cold):
             for name in servers:
                 # Background work of one server must not slow down the other.
                 time.sleep(0.02)
-                took, answer = clients[name].command(command)
+                took, answer = timed(clients[name], name, command)
                 figures.setdefault((name, key, "warm"), []).append(took)
                 answers[name] = found(answer)
         assert len(set(map(str, answers.values()))) == 1, f"{key}: the servers differ"
@@ -195,12 +217,55 @@ def measure(servers, rounds, cold):
         client.close()
     for key, command in COMMANDS.items() if cold else ():
         for _ in range(rounds):
-            for name, port in servers.items():
+            for name, (port, _) in servers.items():
                 drop_page_cache()
                 client = Imap(port)
-                figures.setdefault((name, key, "cold"), []).append(client.command(command)[0])
+                figures.setdefault((name, key, "cold"), []).append(timed(client, name, command)[0])
                 client.close()
     return figures
+
+
+def floor(count, rounds, cold):
+    """Milliseconds in which the octets of all messages go from a file to the client, by state."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with tempfile.NamedTemporaryFile(prefix="ringmail-floor-") as file:
+        for number in range(count):
+            file.write(message(number))
+        file.flush()
+        child = os.fork()
+        if child == 0:
+            send_file(listener, file.fileno())
+            os._exit(0)
+        figures = {}
+        client = socket.create_connection(listener.getsockname(), timeout=60)
+        size = os.fstat(file.fileno()).st_size
+        for state in ("warm", "cold") if cold else ("warm",):
+            for _ in range(rounds + 1):
+                if state == "cold":
+                    drop_page_cache()
+                time.sleep(0.02)
+                started, left, tail = time.monotonic(), size, b""
+                client.sendall(b"x")
+                while left:
+                    piece = client.recv(1 << 20)
+                    assert piece, "closed"
+                    tail = (tail + piece)[-4000:]
+                    left -= len(piece)
+                figures.setdefault(state, []).append(1000 * (time.monotonic() - started))
+        client.close()
+        os.waitpid(child, 0)
+    return {state: statistics.median(took[1:]) for state, took in figures.items()}
+
+
+def send_file(listener, file):
+    os.sched_setaffinity(0, {0})
+    client, _ = listener.accept()
+    buffer = memoryview(bytearray(1 << 18))
+    while client.recv(1):
+        offset = 0
+        while size := os.preadv(file, [buffer], offset):
+            client.sendall(buffer[:size])
+            offset += size
 
 
 def main():
@@ -209,6 +274,7 @@ def main():
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="without Dovecot")
+    parser.add_argument("--cpu", action="store_true", help="the servers' CPU")
     arguments = parser.parse_args()
     cold = os.geteuid() == 0
     makers = {"ringmail": ringmail} | ({} if arguments.alone else {"dovecot": dovecot})
@@ -216,9 +282,10 @@ def main():
         servers = {}
         for name, start in makers.items():
             servers[name] = stack.enter_context(start(arguments.messages))
-        figures = measure(servers, arguments.rounds, cold)
+        figures = measure(servers, arguments.rounds, cold, arguments.cpu)
     states = ("first", "warm", "cold") if cold else ("first", "warm")
-    print(f"{arguments.messages} messages, ms, medians of {arguments.rounds}, first: of one")
+    unit = "ms of CPU" if arguments.cpu else "ms"
+    print(f"{arguments.messages} messages, {unit}, medians of {arguments.rounds}, first: of one")
     print(f"{'':14}" + "".join(f" {state:>9} {'Dovecot':>9} {'ratio':>6}" for state in states))
     for key in COMMANDS:
         row = f"{key:14}"
@@ -227,6 +294,8 @@ def main():
             theirs = statistics.median(figures.get(("dovecot", key, state), [float("nan")]))
             row += f" {ours:9.1f} {theirs:9.1f} {theirs / ours:6.1f}"
         print(row)
+    figures = floor(arguments.messages, arguments.rounds, cold)
+    print("the floor of bodies: " + ", ".join(f"{state} {took:.1f}" for state, took in figures.items()))
 
 
 if __name__ == "__main__":
