@@ -90,6 +90,14 @@ pub(super) async fn call_for_segment<T: Send + 'static>(
     run(&Helpers::get()?.segments, call).await
 }
 
+/// Runs a system call that may block, for nobody who waits for its result; not if too many are in
+/// progress.
+pub(super) fn begin_call(call: impl FnOnce() + Send + 'static) {
+    if let Ok(helpers) = Helpers::get() {
+        drop(helpers.calls.try_run(call));
+    }
+}
+
 async fn run<T: Send + 'static>(
     pool: &WorkerPool,
     call: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -26,7 +26,10 @@ use glommio::{
     GlommioError,
     io::{BufferedFile, OpenOptions},
 };
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::{
+    fcntl::{PosixFadviseAdvice, posix_fadvise},
+    sys::statvfs::{FsFlags, statvfs},
+};
 
 use super::{Device, File};
 use crate::runtime::{LocalFuture, helpers, idleness::begin_operation, resources::ShardResources};
@@ -46,7 +49,17 @@ struct DiskFile {
     found: bool,
     /// False once the file system reported that it does not support such reads.
     peek: Cell<bool>,
+    /// How many more requests to fetch bytes ahead are worth it: 0 as long as all that is read is
+    /// in the page cache.
+    cold: Cell<u8>,
 }
+
+/// [`DiskFile::cold`] once something was not in the page cache.
+const COLD: u8 = 16;
+
+/// Bytes that the kernel is asked to fetch by one call; it fetches no more than some of a longer
+/// range.
+const FETCH: u64 = 1 << 20;
 
 impl FileDevice {
     /// The folder `path`, which exists (`server::data_dir` makes it, durably).
@@ -68,7 +81,7 @@ impl Device for FileDevice {
             let descriptor = created.await.map_err(|error| named(&name, &error))?.into_raw_fd();
             // SAFETY: the descriptor is open, and nobody else has it.
             let file = unsafe { BufferedFile::from_raw_fd(descriptor) };
-            Ok(Rc::new(DiskFile { file, found: false, peek: Cell::new(true) }) as Rc<dyn File>)
+            Ok(Rc::new(DiskFile::new(file, false)) as Rc<dyn File>)
         })
     }
 
@@ -79,7 +92,7 @@ impl Device for FileDevice {
             let mut options = OpenOptions::new();
             options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
             let file = options.buffered_open(&path).await.map_err(plain)?;
-            Ok(Rc::new(DiskFile { file, found: true, peek: Cell::new(true) }) as Rc<dyn File>)
+            Ok(Rc::new(DiskFile::new(file, true)) as Rc<dyn File>)
         })
     }
 
@@ -158,7 +171,9 @@ impl File for DiskFile {
                     match read_cached(self.file.as_raw_fd(), at, len, &mut bytes) {
                         Ok(0) => break,
                         Ok(_) => continue,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            self.cold.set(COLD);
+                        }
                         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                             self.peek.set(false);
                         }
@@ -174,6 +189,23 @@ impl File for DiskFile {
             }
             Ok(bytes)
         })
+    }
+
+    /// On a helper thread: the kernel may wait for the file's map of blocks.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let Some(left) = self.cold.get().checked_sub(1) else { return };
+        self.cold.set(left);
+        // SAFETY: the file is open as long as `self` is there.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+        let Ok(file) = descriptor.try_clone_to_owned() else { return };
+        helpers::begin_call(move || {
+            for start in (offset..offset.saturating_add(len)).step_by(FETCH as usize) {
+                let (start, advice) =
+                    (start as libc::off_t, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+                // A mere hint.
+                let _ = posix_fadvise(&file, start, FETCH as libc::off_t, advice);
+            }
+        });
     }
 
     /// A file created here was opened with O_DSYNC: appended data is already durable (one trip to
@@ -205,6 +237,10 @@ impl File for DiskFile {
 }
 
 impl DiskFile {
+    fn new(file: BufferedFile, found: bool) -> DiskFile {
+        DiskFile { file, found, peek: Cell::new(true), cold: Cell::new(0) }
+    }
+
     /// Writes through the shard's own ring. If there is none or it is full, glommio's ring is used,
     /// which keeps the buffer: then an empty one is returned.
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
@@ -314,6 +350,7 @@ mod tests {
                 assert_eq!(file.len().await.unwrap(), 5 * 4096);
                 let bytes = file.read_at(4095, 4098).await.unwrap();
                 assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[4097]), (4098, 0, 1, 2));
+                file.read_ahead(4096, 100 << 20);
                 assert_eq!(file.read_at(5 * 4096 - 1, 100).await.unwrap(), [4]);
                 assert!(file.read_at(1 << 30, 100).await.unwrap().is_empty());
             }

@@ -53,6 +53,9 @@ pub trait File {
     /// Reads up to `len` bytes at `offset`; shorter only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>>;
 
+    /// These bytes will probably be read soon, and may be fetched meanwhile. Does not wait.
+    fn read_ahead(&self, _offset: u64, _len: u64) {}
+
     /// Makes everything appended so far durable (fdatasync). On a file found by [`Device::open`] it
     /// also makes `read_at` return the contents of stable storage: after a sync that failed in an
     /// earlier life, a cache may hold bytes that were never written and never will be.

@@ -4,7 +4,7 @@
 //! Held by the reader, for one command of a session. What was read ahead only saves reads: an entry
 //! that it does not hold whole and intact, as one that was still being written, is read by itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use super::{
     entry::{decode_header, decode_payload},
     failed,
 };
-use crate::{model::Lsn, store::error::StoreError};
+use crate::{model::Lsn, runtime::device::File, store::error::StoreError};
 
 /// Most bytes read at once, unless one entry has more. They are still in the processor's cache when
 /// the last of them are sent.
@@ -22,6 +22,11 @@ const AHEAD_MAX: usize = 256 * 1024;
 /// Entries at most this many bytes apart are read together.
 const GAP_MAX: u64 = 16 * 1024;
 
+/// The device is asked to fetch so much beyond what was read, at first and at the most, and asked
+/// again when a half of that is left.
+const FETCHED_MIN: u64 = 512 << 10;
+const FETCHED_MAX: u64 = 8 << 20;
+
 /// How much more is read at a time, as long as enough of it is used.
 const GROWTH: usize = 4;
 
@@ -29,6 +34,8 @@ const GROWTH: usize = 4;
 #[derive(Default)]
 pub struct Ahead {
     span: RefCell<Span>,
+    /// The device was asked to fetch the file of this epoch to this offset, and this much at once.
+    fetched: Cell<(u64, u64, u64)>,
     /// The entry taken last, and how often the log had been reopened: it may be wanted again, for
     /// another part of the message.
     latest: RefCell<Option<(Lsn, u64, EntryHeader, Bytes)>>,
@@ -70,6 +77,19 @@ impl Span {
     }
 }
 
+impl Ahead {
+    /// The bytes from `from` on will be read.
+    fn fetch(&self, file: &dyn File, epoch: u64, from: u64) {
+        let (of, end, size) = self.fetched.get();
+        let end = if of == epoch { end.max(from) } else { from };
+        if end - from <= size / 2 {
+            let size = (2 * size).clamp(FETCHED_MIN, FETCHED_MAX);
+            file.read_ahead(end, from + size - end);
+            self.fetched.set((epoch, from + size, size));
+        }
+    }
+}
+
 impl Log {
     /// As [`Log::read_sized`], of entries in order.
     pub async fn read_on(
@@ -104,6 +124,9 @@ impl Log {
                 let read = file.read_at(offset, wanted).await.map_err(failed);
                 self.note_opened(opens, segment);
                 let bytes = Bytes::from(read.unwrap_or_default());
+                if wanted >= AHEAD_MAX {
+                    ahead.fetch(&*file, of.0, offset + wanted as u64);
+                }
                 let span = &mut *ahead.span.borrow_mut();
                 *span = Span { of, start: offset, bytes, ..Span::default() };
                 span.take(of, offset, len).unwrap_or_default()
@@ -128,7 +151,55 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::runtime::LocalFuture;
+
+    /// A file that notes what it is asked to fetch.
+    #[derive(Default)]
+    struct Asked(RefCell<Vec<(u64, u64)>>);
+
+    impl File for Asked {
+        fn append(&self, _: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
+            Box::pin(async { (Ok(()), bytes) })
+        }
+
+        fn read_at(&self, _: u64, _: usize) -> LocalFuture<'_, io::Result<Vec<u8>>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn read_ahead(&self, offset: u64, len: u64) {
+            self.0.borrow_mut().push((offset, len));
+        }
+
+        fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
+            Box::pin(async { Ok(0) })
+        }
+    }
+
+    #[test]
+    fn more_is_fetched_as_reading_goes_on() {
+        const KIB: u64 = 1024;
+        let (file, ahead) = (Asked::default(), Ahead::default());
+        (1..200).for_each(|n| ahead.fetch(&file, 1, n * 256 * KIB));
+        let mut end = 256 * KIB;
+        for (at, (offset, len)) in file.0.take().into_iter().enumerate() {
+            assert_eq!(offset, end, "without gaps");
+            assert!(len <= FETCHED_MAX && (at > 0 || len == FETCHED_MIN), "{len}");
+            end += len;
+        }
+        let last = 199 * 256 * KIB;
+        assert!((last + FETCHED_MAX / 2..=last + FETCHED_MAX).contains(&end), "{end}");
+        // Another file, and one read from elsewhere.
+        ahead.fetch(&file, 2, 0);
+        ahead.fetch(&file, 2, 64 << 20);
+        assert_eq!(file.0.take(), [(0, FETCHED_MAX), (64 << 20, FETCHED_MAX)]);
+    }
 
     #[test]
     fn more_is_read_as_long_as_it_is_used() {
