@@ -296,8 +296,8 @@ impl Session {
         }
     }
 
-    /// The same of a name, whose mailbox `exists` now or does not any more; levels above it may
-    /// have been created.
+    /// The same of a name, whose mailbox `exists` now or does not any more. Levels above it that
+    /// were created with it the client is told of: it cannot know which are mailboxes.
     pub(super) fn note_own_name(&mut self, name: &str, exists: bool) {
         if self.watched.is_none() {
             return;
@@ -305,8 +305,7 @@ impl Session {
         self.note_own(Own::Name(name.to_owned(), exists));
         for (end, _) in name.match_indices(SEPARATOR) {
             let level = name.get(..end).unwrap_or_default();
-            self.note_own(Own::Name(level.to_owned(), true));
-            self.note_own(Own::Name(level.to_owned(), false));
+            self.note_own(Own::Below(level.to_owned()));
         }
     }
 

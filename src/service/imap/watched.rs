@@ -81,6 +81,8 @@ pub(super) struct Followed {
 pub(super) enum Own {
     /// A mailbox of this name exists now, or does not any more.
     Name(String, bool),
+    /// Something below this name came or went.
+    Below(String),
     /// A mailbox had the first name, and has the second one.
     Renamed(String, String),
     Subscription(String),
@@ -92,7 +94,9 @@ impl Own {
     /// Whether the account may have noted it.
     fn concerns(&self, reach: &Reach) -> bool {
         match self {
-            Own::Name(name, _) | Own::Renamed(_, name) => name.starts_with(&*reach.prefix),
+            Own::Name(name, _) | Own::Below(name) | Own::Renamed(_, name) => {
+                name.starts_with(&*reach.prefix)
+            }
             Own::Subscription(_) => reach.prefix.is_empty(),
             // What is private is in the user's own account.
             Own::Annotation(name, _) => {

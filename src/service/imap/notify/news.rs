@@ -80,6 +80,7 @@ impl Session {
         let old_name = news.old_name.as_deref().map(full);
         let own = match &old_name {
             Some(old_name) => Own::Renamed(old_name.clone(), name.clone()),
+            None if news.what == NameChange::Below => Own::Below(name.clone()),
             None => Own::Name(name.clone(), news.is_there()),
         };
         if news.what != NameChange::Access && self.is_own(&own) {
