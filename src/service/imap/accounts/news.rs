@@ -141,7 +141,7 @@ impl Holding {
             self.take_turn(index, CHANGES_PER_TURN).await;
             self.collect(&mut collected, change);
         }
-        let Some(mut news) = self.names_told(&collected.names, &interest).await? else {
+        let Some(mut news) = self.names_told(&collected, &interest).await? else {
             return Ok(None);
         };
         news.extend(collected.subscriptions.into_iter().map(News::Subscription));
@@ -165,8 +165,8 @@ impl Holding {
     }
 
     fn collect(&self, collected: &mut Collected, change: AccountChange) {
-        let could_look_up =
-            |list: AccessListThen| self.rights_by(list.as_deref()).contain(Right::Lookup);
+        let rights = |list: AccessListThen| self.rights_by(list.as_deref());
+        let could_look_up = |list| rights(list).contain(Right::Lookup);
         let (mailbox, what, was_visible) = match change {
             AccountChange::Messages(mailbox, change) => {
                 return collected.messages.entry(mailbox).or_default().add(change);
@@ -191,7 +191,9 @@ impl Holding {
                 (mailbox, What::Renamed { from, to, entry }, could_look_up(access))
             }
             AccountChange::Access { mailbox, name, before, .. } => {
-                (mailbox, What::Access(name), could_look_up(before))
+                let rights = rights(before);
+                collected.watched.entry(mailbox).or_insert(may_watch(rights));
+                (mailbox, What::Access(name), rights.contain(Right::Lookup))
             }
         };
         collected.names.push(NameEvent { mailbox, what, was_visible });
@@ -220,9 +222,10 @@ impl Holding {
     /// to begin anew.
     async fn names_told(
         &self,
-        history: &NameHistory,
+        collected: &Collected,
         interest: &Interest,
     ) -> Result<Option<Vec<News>>, Failure> {
+        let history = &collected.names;
         let now = |mailbox| {
             let (info, rights) = self.get(mailbox)?;
             Some((info.name, rights.contain(Right::Lookup)))
@@ -256,6 +259,15 @@ impl Holding {
             self.take_turn(index, CHANGES_PER_TURN).await;
             if self.shows(interest, &name) && names.insert(name.clone()) {
                 news.push(News::Name(self.name_news(name, None, NameChange::Below).await?));
+            }
+        }
+        for (index, (&mailbox, &was_watched)) in collected.watched.iter().enumerate() {
+            self.take_turn(index, CHANGES_PER_TURN).await;
+            let found = self.get(mailbox).filter(|(_, rights)| rights.contain(Right::Lookup));
+            let found = found.filter(|(_, rights)| may_watch(*rights) != was_watched);
+            let Some((MailboxInfo { name, .. }, _)) = found else { continue };
+            if self.shows(interest, &name) && names.insert(name.clone()) {
+                news.push(News::Name(self.name_news(name, None, NameChange::Access).await?));
             }
         }
         Ok(Some(news))
@@ -324,6 +336,9 @@ pub(in crate::service::imap) fn may_watch(rights: Rights) -> bool {
 #[derive(Default)]
 struct Collected {
     names: NameHistory,
+    /// Mailboxes with other access lists than before: whether the user might be told before of what
+    /// happens in them.
+    watched: BTreeMap<MailboxId, bool>,
     subscriptions: Vec<String>,
     messages: BTreeMap<MailboxId, MessageChanges>,
     annotations: Vec<AnnotationNews>,
