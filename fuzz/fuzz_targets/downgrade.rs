@@ -1,5 +1,5 @@
 //! Any bytes as a message for a 7-bit path: what is written is 7-bit, does not depend on cuts, and
-//! its decoded bodies are the same octets as before.
+//! its decoded bodies are the same octets as before. The same of a message written without NUL.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,11 +9,12 @@ use ringmail::protocol::mime::{
 };
 
 fuzz_target!(|message: &[u8]| {
-    let Some((plan, out)) = convert(message, usize::MAX) else {
-        assert!(convert(message, 7).is_none());
+    without_nul(message);
+    let Some((plan, out)) = convert(Survey::new, message, usize::MAX) else {
+        assert!(convert(Survey::new, message, 7).is_none());
         return;
     };
-    let (_, cut) = convert(message, 7).expect("convertible however cut");
+    let (_, cut) = convert(Survey::new, message, 7).expect("convertible however cut");
     assert_eq!(out, cut);
     if !plan.changes() {
         return assert!(is_seven_bit(message));
@@ -24,14 +25,32 @@ fuzz_target!(|message: &[u8]| {
     }
 });
 
+fn without_nul(message: &[u8]) {
+    let Some((plan, out)) = convert(Survey::for_nul, message, usize::MAX) else { return };
+    let (_, cut) = convert(Survey::for_nul, message, 7).expect("convertible however cut");
+    assert_eq!(out, cut);
+    if plan.rewrites_around() {
+        return;
+    }
+    assert!(!out.contains(&0));
+    assert_eq!(leaves(message), leaves(&out));
+    if !message.contains(&0) {
+        assert_eq!(message, out);
+    }
+}
+
 fn summarize(message: &[u8]) -> Summary {
     let mut summarizer = Summarizer::new();
     summarizer.push(message);
     summarizer.finish()
 }
 
-fn convert(message: &[u8], size: usize) -> Option<(Plan, Vec<u8>)> {
-    let mut survey = Survey::new(&summarize(message));
+fn convert(
+    survey: fn(&Summary) -> Survey,
+    message: &[u8],
+    size: usize,
+) -> Option<(Plan, Vec<u8>)> {
+    let mut survey = survey(&summarize(message));
     message.chunks(size).for_each(|piece| survey.push(piece));
     let plan = survey.finish().ok()?;
     let mut rewriter = Rewriter::new(&plan);

@@ -12,7 +12,12 @@
 //! it is not, each octet beyond ASCII becomes "?", as nothing says what it means; a bare LF becomes
 //! CRLF, a bare CR a space, and a long line is folded.
 //!
-//! Invariants: the output has neither octets beyond ASCII, NUL, nor CR or LF but as CRLF; decoded
+//! IMAP cannot send NUL in the body of a message (RFC 9051 4.3.1), so the same is done, with base64
+//! only, to parts that have it, and to nothing else ([`Survey::for_nul`]). Whoever does that
+//! refuses a plan that would not keep what a header says, or what was signed.
+//!
+//! Invariants: the output has neither octets beyond ASCII, NUL, nor CR or LF but as CRLF (in a plan
+//! for NUL, no NUL); decoded
 //! bodies are the same octets as before; both passes decide the same however the message is cut;
 //! memory is about 150 octets a part, of which a summary has at most [`PARTS_MAX`].
 
@@ -77,9 +82,9 @@ struct Additions {
 }
 
 /// The message cannot be converted: a composite part whose inside is unknown, or a part in an
-/// encoding that we do not know, needs it (RFC 3463: 5.6.3).
+/// encoding that we do not know, needs it (RFC 3463: 5.6.3; RFC 3516 4.4: UNKNOWN-CTE).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the message cannot be converted to 7-bit")]
+#[error("the message cannot be converted")]
 pub struct Unconvertible;
 
 /// How a message is converted: the result of a [`Survey`].
@@ -93,7 +98,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether anything must change. If not, the message is 7-bit as it is, also if it is labelled
+    /// Whether anything must change. If not, the message fits as it is, also if it is labelled
     /// otherwise.
     pub fn changes(&self) -> bool {
         let changes = |action: &Action| matches!(action, Action::Encode(..) | Action::Mend(_));
@@ -321,7 +326,8 @@ impl Header {
             Place::LineStart if octet == b'\r' => self.place = Place::LineStartCr,
             Place::LineStart | Place::LineStartCr if octet == b'\n' => {
                 self.append_fields(out);
-                out.extend_from_slice(b"\r\n");
+                let bare = self.place == Place::LineStart && !self.text.mends;
+                out.extend_from_slice(if bare { b"\n" } else { b"\r\n" });
                 self.place = Place::LineStart;
             }
             Place::LineStartCr => {

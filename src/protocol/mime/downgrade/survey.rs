@@ -17,6 +17,7 @@ const LABEL_OCTETS: usize = 200;
 /// Looks at a message, which passes in pieces of any size, from its first octet.
 #[derive(Debug)]
 pub struct Survey {
+    goal: Goal,
     regions: Vec<Region>,
     parts: Vec<Facts>,
     /// Index of the region that `offset` is in.
@@ -28,6 +29,15 @@ pub struct Survey {
     rewrites_around: bool,
     /// A header has an octet beyond ASCII.
     wide_header: bool,
+}
+
+/// What must not be in the message as it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Goal {
+    /// Anything that a 7-bit path cannot carry.
+    SevenBit,
+    /// NUL.
+    NoNul,
 }
 
 /// What is known of a part.
@@ -103,9 +113,19 @@ enum FieldPlace {
 }
 
 impl Survey {
-    /// `summary` is the message's own.
+    /// For a 7-bit path. `summary` is the message's own.
     pub fn new(summary: &Summary) -> Survey {
+        Survey::with(Goal::SevenBit, summary)
+    }
+
+    /// For readers who take anything but NUL: parts with it get base64, nothing else changes.
+    pub fn for_nul(summary: &Summary) -> Survey {
+        Survey::with(Goal::NoNul, summary)
+    }
+
+    fn with(goal: Goal, summary: &Summary) -> Survey {
         let mut survey = Survey {
+            goal,
             regions: Vec::new(),
             parts: Vec::new(),
             region: 0,
@@ -181,10 +201,15 @@ impl Survey {
     fn look(&mut self, region: Region, octets: &[u8]) {
         let Some(part) = self.parts.get_mut(usize::from(region.part)) else { return };
         let (mut special, mut unfit) = (0, false);
-        for &octet in octets {
-            let (is_special, is_unfit) = self.lines.take(octet);
-            special += u64::from(is_special);
-            unfit |= is_unfit;
+        match self.goal {
+            Goal::NoNul => unfit = memchr::memchr(0, octets).is_some(),
+            Goal::SevenBit => {
+                for &octet in octets {
+                    let (is_special, is_unfit) = self.lines.take(octet);
+                    special += u64::from(is_special);
+                    unfit |= is_unfit;
+                }
+            }
         }
         let wide = !octets.is_ascii();
         match region.content {
@@ -235,7 +260,7 @@ impl Survey {
         let mut actions = Vec::with_capacity(self.parts.len());
         let mut breaks_signature = false;
         for part in &self.parts {
-            let action = part.action()?;
+            let action = part.action(self.goal)?;
             breaks_signature |= part.signed && action != Action::Keep;
             actions.push(action);
         }
@@ -278,7 +303,7 @@ fn kind_of(part: Part<'_>, index: usize, depth: usize) -> Kind {
 }
 
 impl Facts {
-    fn action(&self) -> Result<Action, Unconvertible> {
+    fn action(&self, goal: Goal) -> Result<Action, Unconvertible> {
         if self.unfit {
             return match (self.kind, self.label) {
                 (_, Label::Encoded(encoding)) => Ok(Action::Mend(encoding)),
@@ -286,31 +311,34 @@ impl Facts {
                 // Not a region of its own.
                 (Kind::Composite, _) => Ok(Action::Keep),
                 (Kind::Text | Kind::Other, Label::SevenBit | Label::Wide) => {
-                    Ok(Action::Encode(self.encoding(), self.additions()))
+                    Ok(Action::Encode(self.encoding(goal), self.additions(goal)))
                 }
             };
         }
         match self.label {
             // A label that promises too much breaks no signature if it stays.
-            Label::Wide if !self.signed => Ok(Action::Relabel),
+            Label::Wide if !self.signed && goal == Goal::SevenBit => Ok(Action::Relabel),
             _ => Ok(Action::Keep),
         }
     }
 
-    /// The shorter one for text; base64 for anything else (RFC 2045 6.2).
-    fn encoding(&self) -> Encoding {
+    /// The shorter one for text; base64 for anything else (RFC 2045 6.2), and for what has NUL.
+    fn encoding(&self, goal: Goal) -> Encoding {
         let (quoted, base64) = (2 * self.special, self.octets / 3);
-        match self.kind == Kind::Text && quoted <= base64 {
+        match goal == Goal::SevenBit && self.kind == Kind::Text && quoted <= base64 {
             true => Encoding::QuotedPrintable,
             false => Encoding::Base64,
         }
     }
 
-    fn additions(&self) -> Additions {
+    fn additions(&self, goal: Goal) -> Additions {
         Additions {
             mime_version: self.of_message && !self.has_mime_version,
             // In a multipart/digest a part without a type is a message, and composite.
-            content_type: !self.has_content_type && self.kind == Kind::Text,
+            // NUL says nothing about the charset.
+            content_type: goal == Goal::SevenBit
+                && !self.has_content_type
+                && self.kind == Kind::Text,
         }
     }
 }

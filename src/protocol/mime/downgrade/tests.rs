@@ -315,6 +315,119 @@ proptest! {
     }
 }
 
+/// The message as written for readers who take anything but NUL.
+fn without_nul(message: &[u8]) -> Result<(Vec<u8>, Plan), Unconvertible> {
+    let mut results = Vec::new();
+    for size in [usize::MAX, 1, 7] {
+        let mut survey = Survey::for_nul(&summarize(message));
+        message.chunks(size).for_each(|piece| survey.push(piece));
+        let plan = survey.finish()?;
+        let (mut rewriter, mut out) = (Rewriter::new(&plan), Vec::new());
+        message.chunks(size).for_each(|piece| rewriter.push(piece, &mut out));
+        rewriter.finish(&mut out);
+        results.push((out, plan));
+    }
+    let (first, plan) = results.swap_remove(0);
+    assert!(results.iter().all(|(other, _)| text(other) == text(&first)));
+    Ok((first, plan))
+}
+
+#[test]
+fn only_parts_with_nul_change() {
+    #[rustfmt::skip]
+    let cases: [(&[u8], &[u8]); 8] = [
+        // Nothing to do, whatever else would not go over a 7-bit path.
+        (b"Subject: \xe9\r\nContent-Transfer-Encoding: binary\r\n\r\n\xe9\ra\nb", b""),
+        // With and without a label; a charset is not made up.
+        (b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\
+           Content-Transfer-Encoding: binary\r\n\r\na\0\n",
+         b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\
+           Content-Transfer-Encoding: base64\r\n\r\nYQAK\r\n"),
+        (b"Subject: x\r\n\r\na\0\n",
+         b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\nYQAK\r\n"),
+        (b"content-transfer-encoding : 8bit\r\nMIME-Version: 1.0\r\n\r\n\0\xff\0",
+         b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\nAP8A\r\n"),
+        // Parts beside it stay, also what is bare or beyond ASCII around them, and the outer label.
+        (b"Content-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: binary\r\n\
+           \r\n\xe9\n--b\r\nContent-Transfer-Encoding: binary\r\n\r\n\xe9\n\r\n--b\r\n\r\n\0\r\n\
+           --b--\r\n\r",
+         b"Content-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: binary\r\n\
+           \r\n\xe9\n--b\r\nContent-Transfer-Encoding: binary\r\n\r\n\xe9\n\r\n--b\r\n\
+           Content-Transfer-Encoding: base64\r\n\r\nAA==\r\n--b--\r\n\r"),
+        // Lines stay as they end.
+        (b"Subject: x\nContent-Transfer-Encoding: binary\nMIME-Version: 1.0\n\n\0",
+         b"Subject: x\nMIME-Version: 1.0\nContent-Transfer-Encoding: base64\r\n\nAA==\r\n"),
+        // Inside a message.
+        (b"Content-Type: message/rfc822\r\n\r\nSubject: y\r\n\r\n\0",
+         b"Content-Type: message/rfc822\r\n\r\nSubject: y\r\nMIME-Version: 1.0\r\n\
+           Content-Transfer-Encoding: base64\r\n\r\nAA==\r\n"),
+        // Where no reader looks at it.
+        (b"Content-Transfer-Encoding: base64\r\n\r\nYW\0Jj\r\n",
+         b"Content-Transfer-Encoding: base64\r\n\r\nYWJj\r\n"),
+    ];
+    for (message, expected) in cases {
+        let (found, plan) = without_nul(message).expect("convertible");
+        assert_eq!(plan.changes(), !expected.is_empty(), "{}", text(message));
+        let expected = if expected.is_empty() { message } else { expected };
+        assert_eq!(text(&found), text(expected));
+        assert_eq!(leaves(&found), leaves(message));
+        assert!(!plan.rewrites_around() && !plan.breaks_signature());
+    }
+}
+
+#[test]
+fn nul_where_no_part_can_be_encoded() {
+    for message in [
+        &b"Content-Transfer-Encoding: x-uuencode\r\n\r\n\0"[..],
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n\0",
+        b"Content-Type: message/delivery-status\r\n\r\n\0",
+    ] {
+        assert!(without_nul(message).is_err(), "{}", text(message));
+    }
+    for message in [
+        &b"Subject: \0\r\n\r\n"[..],
+        b"Content-Type: message/rfc822\r\n\r\nSubject: \0\r\n\r\n",
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n\0\r\n--b\r\n\r\n--b--",
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n\r\n--b--\r\n\0",
+    ] {
+        let (_, plan) = without_nul(message).expect("known parts");
+        assert!(plan.rewrites_around(), "{}", text(message));
+    }
+    let signed = |protocol: &str| {
+        let message =
+            format!("Content-Type: multipart/{protocol}; boundary=b\r\n\r\n--b\r\n\r\n\0\r\n--b--");
+        without_nul(message.as_bytes()).expect("known parts").1.breaks_signature()
+    };
+    assert!(signed("signed") && !signed("mixed"));
+}
+
+proptest! {
+    /// What is written without NUL says the same.
+    #[test]
+    fn parts_without_nul_stay_the_same(message in message(3)) {
+        if let Ok((out, plan)) = without_nul(&message) && !plan.rewrites_around() {
+            let (whole, written) = (text(&message), text(&out));
+            prop_assert!(!out.contains(&0), "{}", written);
+            prop_assert_eq!(plan.changes(), message.contains(&0), "{}", whole);
+            if !plan.changes() {
+                prop_assert_eq!(&out, &message);
+            }
+            prop_assert_eq!(leaves(&out), leaves(&message), "{}\n{}", whole, written);
+        }
+    }
+
+    #[test]
+    fn anything_without_nul(message in proptest::collection::vec(
+        prop_oneof![any::<u8>(), proptest::sample::select(b"\0\r\n\r\n:-b= \t".to_vec())],
+        0..300,
+    )) {
+        if let Ok((out, plan)) = without_nul(&message) {
+            prop_assert!(plan.rewrites_around() || !out.contains(&0), "{}", text(&out));
+            prop_assert!(message.contains(&0) || out == message, "{}", text(&out));
+        }
+    }
+}
+
 fn plan_of(message: &[u8]) -> Result<Plan, Unconvertible> {
     plan(message, 1 << 20)
 }
