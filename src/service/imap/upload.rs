@@ -1,12 +1,13 @@
 //! Messages of a command, from the client into the store: for APPEND and REPLACE.
 //!
 //! Octets go from the connection's input to the summary and the log, once; memory does not grow
-//! with the messages. All that can be refused early is refused before a literal is requested. The
-//! rest of a command that was refused is discarded by the conversation: what of it is outstanding
-//! is in [`Session::literal`].
+//! with the messages. One with NUL is rewritten there when it is complete
+//! (`accounts/conversion.rs`). All that can be refused early is refused before a literal is
+//! requested. The rest of a command that was refused is discarded by the conversation: what of it
+//! is outstanding is in [`Session::literal`].
 
 use super::{
-    accounts::{Attributes, Staging},
+    accounts::{Attributes, Conversion, Staging, too_many},
     folder::{Folder, tell_nearly_full},
     quoted::Quoted,
     reply::{Failure, Reply},
@@ -138,6 +139,8 @@ struct Upload {
     octets: u64,
     /// Of the current message.
     attributes: Option<Attributes>,
+    /// There is NUL in it.
+    has_nul: bool,
 }
 
 impl Upload {
@@ -151,6 +154,7 @@ impl Upload {
             messages_max,
             octets: 0,
             attributes: None,
+            has_nul: false,
         })
     }
 
@@ -188,7 +192,7 @@ impl Upload {
                 }
                 UploadStep::Utf8Literal => self.literal(session).await?,
                 UploadStep::Url(url) => self.quote(session, url).await?,
-                UploadStep::End => self.end().await?,
+                UploadStep::End => self.end(session).await?,
             }
         }
         Ok(())
@@ -210,30 +214,41 @@ impl Upload {
         Ok(())
     }
 
-    async fn end(&mut self) -> Result<(), Failure> {
+    async fn end(&mut self, session: &Session) -> Result<(), Failure> {
         let missing = || Failure::bad("A message is missing");
         let attributes = self.attributes.take().ok_or_else(missing)?;
-        let octets = self.staging.size();
-        if octets == 0 {
+        let received = self.staging.size();
+        if received == 0 {
             // RFC 3502 6.3.11: how a client gives up a command that it has begun.
             return Err(Failure::no(Code::Cannot, "An empty message is not stored"));
         }
         let is_seen = attributes.flags.contains(Flags::SEEN);
         let summarizer = std::mem::replace(&mut self.summarizer, Summarizer::new());
-        self.staging.end(summarizer.finish().encode(), attributes).await?;
+        let summary = summarizer.finish().encode();
+        let octets_max = session.imap().limits.message;
+        let conversion = std::mem::take(&mut self.has_nul).then_some(Conversion { octets_max });
+        let ended = self.staging.end(summary, attributes, conversion, &mut self.charge).await;
+        let octets = ended?;
+        self.octets = self.octets.saturating_sub(received).saturating_add(octets);
+        self.check_all(session, 0)?;
         self.messages.push(Received { octets, is_seen });
         Ok(())
     }
 
     /// Whether `more` octets of the current message may come.
     fn check_size(&self, session: &Session, more: u64) -> Result<(), Failure> {
-        let options = session.imap();
-        let of_all = options.append_octets_max.max(options.limits.message);
-        let of_one = options.limits.message;
+        let of_one = session.imap().limits.message;
         if self.staging.size().saturating_add(more) > of_one {
             let text = format!("A message may have {of_one} octets");
             return Err(Failure::no(Code::TooBig, text));
         }
+        self.check_all(session, more)
+    }
+
+    /// Whether all messages may have `more` octets.
+    fn check_all(&self, session: &Session, more: u64) -> Result<(), Failure> {
+        let options = session.imap();
+        let of_all = options.append_octets_max.max(options.limits.message);
         if self.octets.saturating_add(more) > of_all {
             let text = format!("The messages of one command may have {of_all} octets");
             return Err(Failure::no(Code::TooBig, text));
@@ -270,6 +285,7 @@ impl Upload {
         self.check_size(session, quoted.size())?;
         while quoted.size() > 0 {
             let piece = quoted.next().await?;
+            self.has_nul |= memchr::memchr(0, &piece).is_some();
             self.push(&piece).await?;
             session.channel.shard.executor.yield_now().await;
         }
@@ -295,7 +311,9 @@ impl Upload {
         let count = session.literal_input(*remaining, &mut self.pace).await?;
         let chunk = session.channel.connection.input().get(..count).unwrap_or_default();
         // RFC 3501 4.3: a literal has no NUL; RFC 3516 4.4: a literal8 may.
-        let pushed = match !literal.binary && memchr::memchr(0, chunk).is_some() {
+        let has_nul = memchr::memchr(0, chunk).is_some();
+        self.has_nul |= has_nul;
+        let pushed = match !literal.binary && has_nul {
             true => Err(Failure::no(Code::Cannot, "The message contains NUL octets")),
             false => self.push(chunk).await,
         };
@@ -337,8 +355,4 @@ impl Upload {
     fn memory(&self) -> usize {
         self.staging.memory() + self.summarizer.memory()
     }
-}
-
-fn too_many() -> Failure {
-    Failure::no(Code::Limit, "Too many messages under way; try again later")
 }

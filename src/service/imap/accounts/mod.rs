@@ -7,6 +7,7 @@
 //! [`Follow`] hears that something changed in an account, and [`News`] is what.
 
 mod annotated;
+mod conversion;
 mod distant;
 mod feed;
 mod following;
@@ -23,6 +24,7 @@ mod staging;
 use std::{rc::Rc, sync::Arc};
 
 pub(super) use annotated::{ANNOTATION_RIGHTS, Subject};
+pub(super) use conversion::Conversion;
 pub(super) use following::Follow;
 pub use following::Follows;
 pub(super) use holding::{Holding, Listed, not_allowed, permitted};
@@ -36,7 +38,7 @@ pub(super) use news::{
 };
 pub(super) use reading::{CardSource, Reading};
 pub(super) use seen::{Seen, SeenBook, unseen};
-pub(super) use staging::{Attributes, REPLACED_RIGHTS, Replaced, Staging};
+pub(super) use staging::{Attributes, REPLACED_RIGHTS, Replaced, Staging, too_many};
 
 use crate::{
     model::{AccountId, Trail},

@@ -14,6 +14,7 @@ use futures_lite::future::or;
 use super::{
     super::reply::{Failure, try_create},
     User,
+    conversion::Conversion,
     distant::unreachable_now,
     holding::{Holding, NOT_ALLOWED, not_allowed, permitted},
     home::Home,
@@ -29,6 +30,7 @@ use crate::{
         executor::{Executor, Priority},
         mesh::Class,
         stream::{Incoming, Outgoing},
+        worker,
     },
     service::{Shard, budget::Charge},
     store::{
@@ -55,6 +57,7 @@ pub(in crate::service::imap) enum Staging {
 /// before it are complete. Nothing of them is visible before they are stored.
 pub(in crate::service::imap) struct Batch {
     partition: Partition,
+    executor: Rc<dyn Executor>,
     writer: BodyWriter,
     /// The first message, as long as it is the only one.
     first: Option<StagedBody>,
@@ -101,12 +104,16 @@ enum Piece {
     End {
         summary: Vec<u8>,
         with: Attributes,
+        conversion: Option<Requested>,
     },
     /// Another one begins.
     Next,
     /// All messages are complete.
     Store(Option<Replaced>),
 }
+
+/// A conversion, and the answer with the octets that the message has then.
+type Requested = (Conversion, worker::Answer<Result<u64, Failure>>);
 
 /// What a message has beside its octets.
 pub(in crate::service::imap) struct Attributes {
@@ -124,10 +131,11 @@ impl Attributes {
 }
 
 impl Batch {
-    fn new(partition: &Partition) -> Batch {
+    fn new(partition: &Partition, executor: &Rc<dyn Executor>) -> Batch {
         Batch {
             writer: partition.stage(),
             partition: partition.clone(),
+            executor: executor.clone(),
             first: None,
             shipment: None,
             attributes: Vec::new(),
@@ -143,6 +151,20 @@ impl Batch {
         }
         self.shipment = Some(shipment);
         Ok(())
+    }
+
+    /// The current message is complete, but is not to be stored as it is. Returns its summary.
+    async fn convert(
+        &mut self,
+        summary: &[u8],
+        conversion: Conversion,
+        charge: &mut Charge,
+    ) -> Result<Vec<u8>, Failure> {
+        let (source, target) = (&mut self.writer, self.partition.stage());
+        let converted = conversion.run(source, summary, target, &self.executor, charge).await;
+        let (writer, summary) = converted?;
+        self.writer = writer;
+        Ok(summary)
     }
 
     /// The current message is complete.
@@ -273,7 +295,7 @@ impl Staging {
         match home {
             Home::Here(Holding { shard, account, .. }) => {
                 let partition = shard.local_partition(account.id());
-                let batch = Batch::new(partition.ok_or_else(unreachable_now)?);
+                let batch = Batch::new(partition.ok_or_else(unreachable_now)?, &shard.executor);
                 Ok(Staging::Here(Box::new(batch)))
             }
             Home::There(distant) => {
@@ -345,19 +367,24 @@ impl Staging {
         }
     }
 
-    /// The current message is complete.
+    /// The current message is complete, and is to be converted if it has NUL. Returns its octets.
     pub(in crate::service::imap) async fn end(
         &mut self,
-        summary: Vec<u8>,
+        mut summary: Vec<u8>,
         with: Attributes,
-    ) -> Result<(), Failure> {
+        conversion: Option<Conversion>,
+        charge: &mut Charge,
+    ) -> Result<u64, Failure> {
         match self {
-            Staging::Here(batch) => Ok(batch.end(summary, with).await?),
-            Staging::There(sending) => {
-                sending.flush().await?;
-                sending.size = 0;
-                sending.send(Piece::End { summary, with }).await
+            Staging::Here(batch) => {
+                if let Some(conversion) = conversion {
+                    summary = batch.convert(&summary, conversion, charge).await?;
+                }
+                let size = batch.writer.size();
+                batch.end(summary, with).await?;
+                Ok(size)
             }
+            Staging::There(sending) => sending.end(summary, with, conversion).await,
         }
     }
 
@@ -416,6 +443,27 @@ impl Sending {
         self.send(Piece::Octets(octets)).await
     }
 
+    async fn end(
+        &mut self,
+        summary: Vec<u8>,
+        with: Attributes,
+        conversion: Option<Conversion>,
+    ) -> Result<u64, Failure> {
+        self.flush().await?;
+        let size = std::mem::take(&mut self.size);
+        let Some(conversion) = conversion else {
+            self.send(Piece::End { summary, with, conversion: None }).await?;
+            return Ok(size);
+        };
+        let (answer, converted) = worker::answer();
+        let conversion = Some((conversion, answer));
+        self.send(Piece::End { summary, with, conversion }).await?;
+        // Without a receiver there is no answer either.
+        let converted = async { converted.await.unwrap_or(Ok(size)) };
+        let too_late = async { self.too_late().await.unwrap_or_else(|| Err(unreachable_now())) };
+        or(converted, too_late).await
+    }
+
     /// Why an owner stopped to listen is in its answer, for which the session asks at the end.
     async fn send(&self, piece: Piece) -> Result<(), Failure> {
         let send = async { Some(self.pieces.send(piece).await) };
@@ -447,7 +495,7 @@ async fn receive(
     pieces: &mut Incoming<Piece, Answer>,
 ) -> Answer {
     let partition = shard.local_partition(account).ok_or_else(unreachable_now)?;
-    let mut batch = Batch::new(partition);
+    let mut batch = Batch::new(partition, &shard.executor);
     let mut charge = Charge::new(&shard.messages, MailClass::Submission);
     loop {
         match pieces.next().await {
@@ -458,11 +506,25 @@ async fn receive(
                 if !within || writer.staged() >= charge.stage_max(writer.size()) {
                     writer.spill().await?;
                     if !charge.set(writer.memory()) {
-                        return Err(Failure::no(Code::Limit, "Too many messages under way"));
+                        return Err(too_many());
                     }
                 }
             }
-            Some(Piece::End { summary, with }) => batch.end(summary, with).await?,
+            Some(Piece::End { mut summary, with, conversion }) => {
+                if let Some((conversion, answer)) = conversion {
+                    match batch.convert(&summary, conversion, &mut charge).await {
+                        Ok(converted) => {
+                            answer.give(Ok(batch.writer.size()));
+                            summary = converted;
+                        }
+                        Err(failure) => {
+                            answer.give(Err(failure));
+                            return Err(unreachable_now());
+                        }
+                    }
+                }
+                batch.end(summary, with).await?;
+            }
             Some(Piece::Next) => batch.next().await?,
             Some(Piece::Store(replaced)) => {
                 let holding = Holding::open(&shard, account, user).await?;
@@ -476,4 +538,8 @@ async fn receive(
             None => return Err(unreachable_now()),
         }
     }
+}
+
+pub(in crate::service::imap) fn too_many() -> Failure {
+    Failure::no(Code::Limit, "Too many messages under way; try again later")
 }
