@@ -199,3 +199,38 @@ fn limits_are_those_of_what_is_stored() {
         assert_eq!(world.uids(), [1, 2]);
     }
 }
+
+/// Mail may bring NUL where nothing encodes it. Its place is kept.
+#[test]
+fn what_is_stored_with_nul_is_shown_without() {
+    for entry in [0, 1] {
+        let kit = Kit::new();
+        let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
+        world.deliver("Subject: a\0b\r\n\r\nc\0d\r\n");
+        let mut client = world.log_in("alice");
+        client.done("SELECT INBOX");
+        let items = "RFC822.SIZE ENVELOPE BODY.PEEK[] BODY.PEEK[HEADER.FIELDS (SUBJECT)] \
+                     BODY.PEEK[TEXT]<1.1> RFC822 RFC822.TEXT RFC822.HEADER PREVIEW";
+        let told = fetch(&mut client, items);
+        assert!(!told.contains(&0), "{}", told.escape_ascii());
+        let told = String::from_utf8_lossy(&told);
+        for part in [
+            "RFC822.SIZE 21 ",
+            " BODY[] {21}\r\nSubject: a?b\r\n\r\nc?d\r\n",
+            "{16}\r\nSubject: a?b\r\n\r\n",
+            "BODY[TEXT]<1> {1}\r\n?",
+        ] {
+            assert!(told.contains(part), "{part:?}: {told}");
+        }
+        let told = fetch(&mut client, "BINARY.PEEK[] BINARY.PEEK[1]");
+        assert_eq!(literal(&told, "BINARY[]"), b"Subject: a\0b\r\n\r\nc\0d\r\n");
+        assert_eq!(literal(&told, "BINARY[1]"), b"c\0d\r\n");
+        let url = "imap://alice%40demo.test@mail.demo.test/INBOX/;uid=1;urlauth=authuser";
+        client.say(format!("g GENURLAUTH \"{url}\" INTERNAL\r\n"));
+        let told = client.read_to("g OK");
+        let url = told.split('"').nth(1).expect("an URL").to_owned();
+        client.say(format!("h URLFETCH \"{url}\"\r\n"));
+        let told = client.read_to("h OK");
+        assert!(told.contains("{21}\r\nSubject: a?b\r\n\r\nc?d\r\n"), "{told}");
+    }
+}

@@ -7,8 +7,12 @@
 //! response, and it would take the rest for the answer to its next command: a message could forge
 //! answers. So dots after a bare LF are stuffed as well, which gives a strict client one dot too
 //! many in a message that has no proper lines anyway.
+//!
+//! NUL, which no message should have, is another octet here, as it is in IMAP.
 
 use memchr::memmem;
+
+use crate::protocol::mime::append_without_nul;
 
 /// Writes one message for RETR or TOP.
 #[derive(Debug)]
@@ -75,11 +79,11 @@ impl MultilineWriter {
         let mut copied = 0;
         for position in memmem::find_iter(piece, b"\n.") {
             let dot = position + 1;
-            output.extend_from_slice(piece.get(copied..dot).unwrap_or_default());
+            append_without_nul(piece.get(copied..dot).unwrap_or_default(), output);
             output.push(b'.');
             copied = dot;
         }
-        output.extend_from_slice(piece.get(copied..).unwrap_or_default());
+        append_without_nul(piece.get(copied..).unwrap_or_default(), output);
         self.tail = match (self.tail, piece) {
             (tail, []) => tail,
             (Tail::Cr, [b'\n']) | (_, [.., b'\r', b'\n']) => Tail::LineStart,
@@ -155,6 +159,7 @@ mod tests {
         ("\r\r\n\r\nb1\r\n", Some(0), "\r\r\n\r\n.\r\n"),
         ("h: 1\n\nb1\r\n", Some(0), "h: 1\n\nb1\r\n.\r\n"),
         ("", Some(3), ".\r\n"),
+        ("a\0b\0\r\n\0.\r\n.\0\n.\0", None, "a?b?\r\n?.\r\n..?\n..?\r\n.\r\n"),
     ];
 
     fn write(pieces: &[&[u8]], top: Option<u32>) -> Vec<u8> {

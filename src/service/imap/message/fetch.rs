@@ -28,7 +28,7 @@ use crate::{
             Code, FetchResponse, Naming, ObjectId, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section},
         },
-        mime::{EnvelopeCard, Preview, Summary, card},
+        mime::{EnvelopeCard, Preview, Summary, append_without_nul, card},
     },
     store::{FlagChange, Message},
 };
@@ -418,7 +418,7 @@ impl Answer<'_> {
             let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
             let out = session.channel.connection.output();
             response.section_literal(out, section, origin, text.len() as u64);
-            out.extend_from_slice(text);
+            append_without_nul(text, out);
             return Ok(());
         }
         let announce =
@@ -457,7 +457,7 @@ impl Answer<'_> {
         announce(session.channel.connection.output(), range.end.saturating_sub(range.start));
         let mut rest = range;
         loop {
-            session.channel.connection.output().extend_from_slice(&piece);
+            append_without_nul(&piece, session.channel.connection.output());
             rest.start += piece.len() as u64;
             session.channel.flush_if_full().await?;
             if rest.is_empty() {

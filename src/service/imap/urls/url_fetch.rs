@@ -17,7 +17,7 @@ use crate::protocol::{
         message::fetch::{Partial, SectionPart},
         urls::url_fetch::{Content, UrlFetch, Wanted},
     },
-    mime::Summary,
+    mime::{Summary, append_without_nul},
 };
 
 impl Handler for UrlFetch<'_> {
@@ -152,7 +152,7 @@ impl Found {
                     Some(name) => session.writer().begin_url_item(name, size, false),
                     None => session.writer().url_data(size),
                 }
-                session.channel.connection.output().extend_from_slice(&first);
+                append_without_nul(&first, session.channel.connection.output());
                 session.channel.flush_if_full().await?;
                 stream(session, self.quoted).await?;
                 if item.is_some() {
@@ -168,7 +168,7 @@ impl Found {
 async fn stream(session: &mut Session, mut quoted: Quoted) -> Result<(), Failure> {
     while quoted.size() > 0 {
         let piece = quoted.next().await.map_err(|_| Failure::Leave(Leave::Lost))?;
-        session.channel.connection.output().extend_from_slice(&piece);
+        append_without_nul(&piece, session.channel.connection.output());
         session.channel.flush_if_full().await?;
         session.channel.shard.executor.yield_now().await;
     }
