@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use memchr::memchr;
+
 use super::{
     charset::{Charset, TextDecoder},
     html::Stripper,
@@ -114,7 +116,7 @@ impl PreviewReader {
             self.left -= piece.len() as u64;
             self.is_ascii &= piece.is_ascii();
             if self.is_ascii {
-                piece.iter().for_each(|octet| self.show_plain(char::from(*octet)));
+                self.show_ascii(piece);
                 continue;
             }
             self.bytes.clear();
@@ -146,6 +148,35 @@ impl PreviewReader {
         };
         if self.line != Line::Quoted {
             self.shown.push(character);
+        }
+    }
+
+    /// As [`PreviewReader::show_plain`] of each octet, a word at a time.
+    fn show_ascii(&mut self, mut octets: &[u8]) {
+        let is_space = |octet: &u8| *octet == b' ' || octet.is_ascii_control();
+        while let Some((first, rest)) = octets.split_first()
+            && !self.shown.is_full()
+        {
+            match (self.line, *first) {
+                (_, b'\n') => self.line = Line::Begins,
+                (Line::Quoted, _) | (Line::Begins, b'>') => {
+                    self.line = Line::Quoted;
+                    let end = memchr(b'\n', octets).unwrap_or(octets.len());
+                    octets = octets.get(end..).unwrap_or_default();
+                    continue;
+                }
+                _ => self.line = Line::GoesOn,
+            }
+            if is_space(first) {
+                self.shown.push_space();
+                octets = rest;
+                continue;
+            }
+            let end = octets.iter().position(is_space).unwrap_or(octets.len());
+            let (word, rest) = octets.split_at(end);
+            // It is ASCII.
+            self.shown.push_ascii(std::str::from_utf8(word).unwrap_or_default());
+            octets = rest;
         }
     }
 
@@ -212,12 +243,34 @@ impl Squeezed {
             return;
         }
         if character.is_whitespace() || character.is_control() {
-            self.is_after_space = self.count > 0;
-            return;
+            return self.push_space();
         }
+        if self.begin() {
+            self.text.push(character);
+            self.count += 1;
+        }
+    }
+
+    fn push_space(&mut self) {
+        self.is_after_space = self.count > 0;
+    }
+
+    /// Characters of ASCII that are all seen.
+    fn push_ascii(&mut self, word: &str) {
+        if self.begin() {
+            let room = CHARACTERS - self.count;
+            let shown = word.get(..room).unwrap_or(word);
+            self.text.push_str(shown);
+            self.count += shown.len();
+            self.is_cut = shown.len() < word.len();
+        }
+    }
+
+    /// Makes room for something that is seen; false if there is none.
+    fn begin(&mut self) -> bool {
         self.is_cut = self.is_cut || self.count + usize::from(self.is_after_space) >= CHARACTERS;
         if self.is_cut {
-            return;
+            return false;
         }
         if std::mem::take(&mut self.is_after_space) {
             self.text.push(' ');
@@ -226,13 +279,14 @@ impl Squeezed {
         if self.text.capacity() == 0 {
             self.text.reserve(CHARACTERS);
         }
-        self.text.push(character);
-        self.count += 1;
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::{super::Summarizer, *};
 
     fn preview(message: &[u8]) -> Option<String> {
@@ -284,5 +338,22 @@ mod tests {
         let text = preview(message.as_bytes()).expect("a text");
         assert!((190..=CHARACTERS).contains(&text.chars().count()), "{text}");
         assert!(text.starts_with("\u{e4}b \u{e4}b") && !text.ends_with(' '), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn ascii_is_shown_as_any_text(pieces in vec("[ab> \t\r\n\x00\x7f]{0,60}|a{150,250}", 0..8)) {
+            let mut summarizer = Summarizer::new();
+            summarizer.push(b"Subject: x\r\n\r\n");
+            let summary = summarizer.finish();
+            let part = part_shown(&summary).unwrap();
+            let (mut words, mut characters) = (PreviewReader::of(part), PreviewReader::of(part));
+            assert!(std::mem::take(&mut characters.is_ascii));
+            for piece in &pieces {
+                words.push(piece.as_bytes());
+                characters.push(piece.as_bytes());
+            }
+            prop_assert_eq!(words.finish(), characters.finish());
+        }
     }
 }
