@@ -351,7 +351,7 @@ fn command(act: &Act, user: &str, full: &dyn Fn(&str) -> String) -> Vec<String> 
         Act::Append(name) => vec![format!("APPEND {} {{1+}}\r\nx", quoted(name))],
         Act::Empty(name) => vec![
             format!("SELECT {}", quoted(name)),
-            "STORE 1:* +FLAGS.SILENT (\\Deleted)".to_owned(),
+            "UID STORE 1:* +FLAGS.SILENT (\\Deleted)".to_owned(),
             "CLOSE".to_owned(),
         ],
     }
@@ -401,10 +401,18 @@ impl Play<'_> {
             one.log.push(format!("{who:?}: {command}"));
             let answer = client.answer(&command);
             let is_done = answer.contains("t OK ");
+            one.look();
             if does_itself && is_done {
                 let (told, rest) = answer.split_at(answer.find("t OK ").expect("done"));
                 one.hear(told);
                 believe(&mut one.picture, act, &full);
+                // It knows what it has renamed, though it was not told of it before.
+                if let (Act::Rename(_, to), true) = (act, one.scope != Scope::All) {
+                    let to = full(to);
+                    if asked(&mut one.other).names.contains(&to) {
+                        one.picture.names.insert(to);
+                    }
+                }
                 one.hear(rest);
             } else if does_itself {
                 one.hear(&answer);
@@ -412,6 +420,9 @@ impl Play<'_> {
             if !is_done {
                 break;
             }
+        }
+        if let Act::Empty(_) = act {
+            one.other.answer("UNSELECT");
         }
         for one in &mut self.watching {
             one.log.push(format!("({who:?}: {act:?})"));
@@ -473,39 +484,77 @@ fn who_is_told_everything_knows_what_is_there() {
 }
 
 #[test]
+fn who_watches_some_names_knows_what_is_there() {
+    try_out(scope(), EVENTS[0]);
+}
+
+#[test]
 fn who_wants_no_names_knows_how_many_messages_there_are() {
     try_out(scope(), EVENTS[1]);
 }
 
-/// What chance would find seldom.
+fn by_owner(acts: &[Act]) -> Vec<(Who, Act)> {
+    acts.iter().map(|act| (Who::Owner, act.clone())).collect()
+}
+
+/// What chance would find seldom: whoever watches, and whenever it is told.
+fn check_all(scopes: &[Scope], before: &[Act], cases: &[Vec<Act>]) {
+    let kit = Kit::of(&USERS);
+    for (events, &scope) in EVENTS.into_iter().flat_map(|it| scopes.iter().map(move |at| (it, at)))
+    {
+        for (user, late) in [("bob", false), ("bob", true), ("carol", false)] {
+            for acts in cases {
+                // At once, and one after the other.
+                let at_once = vec![Batch { acts: by_owner(acts), late }];
+                let each = acts.iter().map(|act| by_owner(std::slice::from_ref(act)));
+                let each = each.map(|acts| Batch { acts, late }).collect::<Vec<_>>();
+                for batches in [at_once, each] {
+                    play(&kit, user, (scope, events), before, &batches);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn rights_that_go_and_come_back() {
-    use Act::{Append, Delete, Grant, Rename};
-    let kit = Kit::of(&USERS);
-    let owner = |acts: &[Act]| -> Vec<(Who, Act)> {
-        acts.iter().map(|act| (Who::Owner, act.clone())).collect()
-    };
+    use Act::{Append, Create, Delete, Grant, Rename};
     let cases = [
         vec![Grant("a", "l"), Append("a"), Grant("a", "lr")],
         vec![Grant("a", "\"\""), Append("a"), Grant("a", "lr")],
         vec![Grant("a", "rkx"), Append("a"), Grant("a", "lr")],
         vec![Grant("a", "l"), Append("a"), Rename("a", "b"), Grant("b", "lr")],
-        vec![Grant("a", "l"), Append("a"), Delete("a"), Grant("b", "lr")],
+        vec![Grant("a", "l"), Append("a"), Delete("a"), Create("a"), Grant("a", "lr")],
     ];
-    let before = [Act::Create("a"), Grant("a", "lr")];
-    for events in EVENTS {
-        for scope in [Scope::All, Scope::Mailbox("a")] {
-            for (user, late) in [("bob", false), ("bob", true), ("carol", false)] {
-                for acts in &cases {
-                    // At once, and one after the other.
-                    let at_once = vec![Batch { acts: owner(acts), late }];
-                    let each = acts.iter().map(|act| owner(std::slice::from_ref(act)));
-                    let each = each.map(|acts| Batch { acts, late }).collect::<Vec<_>>();
-                    for batches in [at_once, each] {
-                        play(&kit, user, (scope, events), &before, &batches);
-                    }
-                }
-            }
-        }
-    }
+    check_all(&[Scope::All, Scope::Mailbox("a")], &[Create("a"), Grant("a", "lr")], &cases);
+}
+
+/// RFC 5465 5.4: of a rename, those below are told of where it is not enough to be told of it.
+#[test]
+fn mailboxes_above_are_renamed() {
+    use Act::{Append, Create, Delete, Grant, Rename};
+    let cases = [
+        vec![Rename("a", "c")],
+        vec![Rename("a", "c"), Rename("c", "a")],
+        vec![Rename("a", "c"), Delete("c/a")],
+        vec![Rename("a", "c"), Create("a/a")],
+        vec![Rename("a", "c"), Rename("b", "a"), Append("a/a")],
+        vec![Rename("a", "c"), Rename("b", "a"), Rename("c/a", "a/b")],
+        vec![Delete("a"), Rename("a", "c"), Rename("b/a", "a")],
+        vec![Grant("a", "l"), Rename("a", "c"), Grant("c/a", "lrkxi")],
+    ];
+    let scopes = [
+        Scope::All,
+        Scope::Mailbox("a/a"),
+        Scope::Mailbox("c/a"),
+        Scope::Subtree("a/a"),
+        Scope::Subtree("c"),
+        Scope::Subtree("b"),
+    ];
+    let names = ["a/a/a", "b/a"];
+    let create = names.map(Create).into_iter();
+    let append = ["a/a", "a/a/a", "b/a", "b/a"].map(Append);
+    let grant = ["a", "a/a", "a/a/a", "b/a"].map(|name| Grant(name, "lr"));
+    let before = create.chain(append).chain(grant).collect::<Vec<_>>();
+    check_all(&scopes, &before, &cases);
 }

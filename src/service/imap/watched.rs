@@ -192,6 +192,8 @@ impl Watched {
     pub(super) fn interest(&self, prefix: &str) -> Interest {
         let mut interest = Interest::default();
         let level = prefix.strip_suffix(SEPARATOR).unwrap_or(prefix);
+        // Of the groups that have all of its mailboxes.
+        let mut of_all = Events::NONE;
         for group in &self.groups {
             let below = |names: &BTreeSet<String>| -> Vec<String> {
                 names
@@ -201,15 +203,23 @@ impl Watched {
                     .collect()
             };
             match &group.which {
-                Which::Personal => interest.all |= prefix.is_empty(),
+                Which::Personal if prefix.is_empty() => {
+                    interest.all = true;
+                    of_all = of_all.or(group.events);
+                }
+                Which::Personal => {}
                 Which::Subscribed => interest.all = true,
                 Which::Mailboxes(names) => interest.names.extend(below(names)),
                 Which::Subtree(names) => {
-                    interest.all |= !prefix.is_empty() && is_at_or_below(names, level);
+                    if !prefix.is_empty() && is_at_or_below(names, level) {
+                        interest.all = true;
+                        of_all = of_all.or(group.events);
+                    }
                     interest.subtrees.extend(below(names));
                 }
             }
         }
+        interest.is_uniform = of_all == self.events && of_all.contain(Events::MAILBOX_NAME);
         interest
     }
 

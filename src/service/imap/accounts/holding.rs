@@ -267,7 +267,11 @@ impl Holding {
     }
 
     /// Whether all mailboxes below `name` that the user may look up are so.
-    pub(super) async fn all_below(&self, name: &str, are: impl Fn(&MailboxInfo) -> bool) -> bool {
+    pub(super) async fn all_below(
+        &self,
+        name: &str,
+        mut are: impl FnMut(&MailboxInfo) -> bool,
+    ) -> bool {
         let above = format!("{name}{SEPARATOR}");
         let mut after = above.clone();
         loop {

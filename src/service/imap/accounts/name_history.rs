@@ -68,6 +68,8 @@ pub(super) struct NameHistory {
 pub(in crate::service::imap) enum NameChange {
     /// A mailbox was created, deleted or renamed.
     Made,
+    /// A mailbox above was renamed, and this one with it.
+    Carried,
     /// Something below it was.
     Below,
     /// The user may look it up now, or may not any more.
@@ -80,14 +82,16 @@ pub(super) struct ToldName {
     pub name: String,
     /// The name by which the client knows the mailbox that is there now.
     pub old_name: Option<String>,
+    /// The one by which it knows the mailbox if it is not told of those above.
+    pub first_name: Option<String>,
     pub what: NameChange,
 }
 
 /// What the client is told.
 pub(super) struct Outcome {
     pub told: Vec<ToldName>,
-    /// Those that something happened to.
-    mailboxes: BTreeSet<MailboxId>,
+    /// Those that something happened to, and the names that the client knew first.
+    first_names: BTreeMap<MailboxId, Option<String>>,
     /// Names below which others may have been renamed without the client's knowledge.
     pub unsure: Vec<String>,
     /// The renames that it is told of.
@@ -140,14 +144,28 @@ impl NameHistory {
                 unsure.push(name);
             }
         }
-        Some(Outcome { told, mailboxes, unsure, moves: client.moves })
+        let first_names = traces.into_iter().map(|(id, trace)| (id, trace.start)).collect();
+        Some(Outcome { told, first_names, unsure, moves: client.moves })
     }
 
     /// Whether the client knows a mailbox, to which nothing happened but to those above it, by its
     /// name of now.
     pub(super) fn knows(&self, outcome: &Outcome, mailbox: MailboxId, name: &str) -> bool {
         let known = mapped(&outcome.moves, &self.before(self.events.len(), name.to_owned()));
-        outcome.mailboxes.contains(&mailbox) || known == name
+        outcome.first_names.contains_key(&mailbox) || known == name
+    }
+
+    /// The name that the client knew first of a mailbox that has the name `name` now.
+    pub(super) fn first_name(
+        &self,
+        outcome: &Outcome,
+        mailbox: MailboxId,
+        name: &str,
+    ) -> Option<String> {
+        match outcome.first_names.get(&mailbox) {
+            Some(first) => first.clone(),
+            None => Some(self.before(self.events.len(), name.to_owned())),
+        }
     }
 
     fn traces(&self) -> BTreeMap<MailboxId, Trace> {
@@ -238,7 +256,8 @@ fn told_in(order: &[Named<'_>]) -> Option<(Vec<ToldName>, Client)> {
                 (name, None)
             }
         };
-        told.push(ToldName { name, old_name, what: trace.what });
+        let first_name = trace.start.clone();
+        told.push(ToldName { name, old_name, first_name, what: trace.what });
     }
     (client.names == names).then_some((told, client))
 }

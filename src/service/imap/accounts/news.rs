@@ -8,13 +8,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem::take,
     sync::Arc,
 };
 
 use super::{
     super::reply::Failure,
     holding::{Holding, Listed},
-    name_history::{NameChange, NameEvent, NameHistory, ToldName, What},
+    name_history::{NameChange, NameEvent, NameHistory, Outcome, ToldName, What},
 };
 use crate::{
     model::{AccountId, MailboxId, Right, Rights},
@@ -24,6 +25,10 @@ use crate::{
 
 const INBOX: &str = "INBOX";
 
+/// Mailboxes that were renamed with one above them, and are told of one by one. With more the
+/// client begins anew.
+const CARRIED_MAX: usize = 1_000;
+
 /// Changes looked at before other sessions get their turn.
 const CHANGES_PER_TURN: usize = 64;
 
@@ -32,6 +37,8 @@ const CHANGES_PER_TURN: usize = 64;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::service::imap) struct Interest {
     pub all: bool,
+    /// Of each the session wants the same, and names too: of a rename it tells all in one line.
+    pub is_uniform: bool,
     pub names: BTreeSet<String>,
     /// Those, and all below them.
     pub subtrees: BTreeSet<String>,
@@ -237,11 +244,17 @@ impl Holding {
                 return Ok(None);
             }
         }
+        let Some(mut carried) = self.carried(history, &outcome, interest).await else {
+            return Ok(None);
+        };
         let (mut news, mut names, mut above) = (Vec::new(), BTreeSet::new(), Vec::new());
-        for (index, ToldName { name, old_name, what }) in outcome.told.into_iter().enumerate() {
+        for (index, told) in outcome.told.into_iter().enumerate() {
             self.take_turn(index, CHANGES_PER_TURN).await;
-            let is_shown = [Some(&name), old_name.as_ref()].into_iter().flatten();
-            if !is_shown.into_iter().any(|name| self.shows(interest, name)) {
+            let ToldName { name, old_name, what, .. } = told;
+            let is_shown = self.shows(interest, &name)
+                || old_name.as_ref().is_some_and(|name| self.shows(interest, name));
+            let carries = old_name.is_some() && !carried.is_empty();
+            if !carries && !is_shown {
                 continue;
             }
             // What is told of a name is its state of now: once is enough.
@@ -254,6 +267,12 @@ impl Holding {
                 above.push(level.to_owned());
             }
             news.push(News::Name(self.name_news(name, old_name, what).await?));
+            if carries {
+                for (name, old_name) in take(&mut carried) {
+                    let told = self.name_news(name, Some(old_name), NameChange::Carried).await?;
+                    news.push(News::Name(told));
+                }
+            }
         }
         for (index, name) in above.into_iter().enumerate() {
             self.take_turn(index, CHANGES_PER_TURN).await;
@@ -271,6 +290,49 @@ impl Holding {
             }
         }
         Ok(Some(news))
+    }
+
+    /// The mailboxes about which the session asks that were renamed with one above them, and their
+    /// old names, where it may not be enough for the client to be told of that one. `None` if there
+    /// are too many, or if there was more than one rename, whose steps the client would have to
+    /// know.
+    async fn carried(
+        &self,
+        history: &NameHistory,
+        outcome: &Outcome,
+        interest: &Interest,
+    ) -> Option<BTreeMap<String, String>> {
+        let mut carried = BTreeMap::new();
+        if interest.is_uniform {
+            return Some(carried);
+        }
+        let (mut told, mut moves) = (BTreeSet::new(), Vec::new());
+        for ToldName { name, old_name, first_name, .. } in &outcome.told {
+            told.insert(name);
+            moves.extend(old_name.is_some().then_some(name));
+            let known = old_name.as_ref().unwrap_or(name);
+            let Some(first) = first_name.as_ref().filter(|first| *first != known) else { continue };
+            if [first, known, name].into_iter().any(|name| self.shows(interest, name)) {
+                return None;
+            }
+        }
+        for above in &moves {
+            let add = |info: &MailboxInfo| {
+                let first = history.first_name(outcome, info.id, &info.name);
+                let old_name = first.filter(|first| *first != info.name);
+                let Some(old_name) = old_name.filter(|_| !told.contains(&info.name)) else {
+                    return true;
+                };
+                if self.shows(interest, &info.name) || self.shows(interest, &old_name) {
+                    carried.insert(info.name.clone(), old_name);
+                }
+                carried.len() <= CARRIED_MAX
+            };
+            if !self.all_below(above, add).await {
+                return None;
+            }
+        }
+        (carried.is_empty() || moves.len() == 1).then_some(carried)
     }
 
     /// Whether the session asks about a name, and users are told of it at all.

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, mem::take};
 use futures_lite::future::or;
 
 use self::{
-    news::children,
+    news::{Carrier, children},
     wishes::{follow, reaches, wishes},
 };
 use super::{
@@ -180,10 +180,13 @@ impl Session {
             Err(failure) => return Err(failure),
         };
         followed.known = latest;
+        let mut carrier = Carrier::Untold;
         for news in news {
             match news {
                 News::Messages(news) => self.report_messages(namespace, (&home, &reach), &news),
-                News::Name(news) => self.report_name(namespace, (&home, &reach), news),
+                News::Name(news) => {
+                    self.report_name(namespace, (&home, &reach), news, &mut carrier);
+                }
                 News::Subscription(name) => self.report_subscription(namespace, &name).await,
                 News::Annotations(news) => self.report_annotations(namespace, &reach, news).await,
             }
@@ -232,7 +235,7 @@ impl Session {
                 after = Some(last.info.name.clone());
                 for listed in listed {
                     let news = NameNews::granted(listed);
-                    self.report_name(namespace, (&home, &reach), news);
+                    self.report_name(namespace, (&home, &reach), news, &mut Carrier::Untold);
                     self.channel.flush_if_full().await?;
                 }
             }

@@ -17,6 +17,14 @@ use crate::{
     store::{Annotated, MailboxStatus},
 };
 
+/// The rename that others are carried by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Untold,
+    /// Or the client made it itself.
+    Told,
+}
+
 impl Session {
     /// The events of a mailbox that the client is told of.
     pub(super) fn events_of(&self, namespace: &Namespace, name: &str, is_personal: bool) -> Events {
@@ -70,6 +78,7 @@ impl Session {
         namespace: &Namespace,
         (home, reach): (&Home, &Reach),
         news: NameNews,
+        carrier: &mut Carrier,
     ) {
         if !self.has_notify() {
             return;
@@ -84,11 +93,23 @@ impl Session {
             None => Own::Name(name.clone(), news.is_there()),
         };
         if news.what != NameChange::Access && self.is_own(&own) {
+            if old_name.is_some() {
+                *carrier = Carrier::Told;
+            }
             return;
         }
         let mut events = self.events_of(namespace, &name, is_personal);
         if let Some(old_name) = &old_name {
-            events = events.or(self.events_of(namespace, old_name, is_personal));
+            let before = self.events_of(namespace, old_name, is_personal);
+            // Who was told all of the mailbox needs not be told that it is one of those below.
+            let is_known = before.contain(events.or(Events::MAILBOX_NAME));
+            match (news.what, *carrier) {
+                (NameChange::Carried, Carrier::Told) if is_known => return,
+                (NameChange::Carried, _) => {}
+                _ if before.or(events).contain(Events::MAILBOX_NAME) => *carrier = Carrier::Told,
+                _ => *carrier = Carrier::Untold,
+            }
+            events = events.or(before);
         }
         let mut attributes = children(news.has_children);
         match &news.found {
@@ -131,7 +152,8 @@ impl Session {
         let Some((info, _, Some(status))) = &news.found else { return };
         let place = (home.account(), info.id);
         let is_selected = self.selected.as_ref().map(Selected::place) == Some(place);
-        if news.what == NameChange::Made && events.contain(Events::FLAG_CHANGE) && !is_selected {
+        let is_another = matches!(news.what, NameChange::Made | NameChange::Carried);
+        if is_another && events.contain(Events::FLAG_CHANGE) && !is_selected {
             let items = self.status_items(events);
             self.write_status(name, items, status, news.seen_is_personal);
         }
