@@ -260,6 +260,40 @@ fn groups_give_and_take_rights_at_once() {
     }
 }
 
+/// RFC 5465 5.8: what another group gives or takes is not known of each mailbox, so who watches
+/// mailboxes of others begins anew; who watches none does not, nor one whose groups are the same.
+#[test]
+fn who_watches_begins_anew_in_other_groups() {
+    for pair in PAIRS {
+        let user = pair.1;
+        let group = format!("staff: {user}@demo.test\n");
+        let shared = SharedDirectory::new(with_groups(&group), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        case.grant("box", "lr");
+        done(&mut case.owner, "SETACL secret $staff lr");
+        let mut personal = case.world.log_in(user);
+        done(&mut personal, "NOTIFY SET (personal (MailboxName))");
+        done(&mut case.user, "NOTIFY SET (subtree \"Other Users\" (MailboxName))");
+        for (groups, is_other) in [
+            (format!("{group}others: alice@demo.test\n"), false),
+            (String::new(), true),
+            (String::new(), false),
+            (group.clone(), true),
+        ] {
+            shared.replace(with_groups(&groups));
+            case.world.shards.iter().for_each(|it| it.reloads.tell(1));
+            case.world.settle();
+            let told = done(&mut case.user, "NOOP");
+            assert_eq!(told.contains("NOTIFICATIONOVERFLOW"), is_other, "{groups}: {told}");
+            if is_other {
+                done(&mut case.user, "NOTIFY SET (subtree \"Other Users\" (MailboxName))");
+            }
+            assert_eq!(done(&mut personal, "NOOP"), "t OK NOOP completed\r\n");
+        }
+    }
+}
+
 /// An entry for a name is the account's that gets the name, also if it is removed before the entry
 /// has its number.
 #[test]

@@ -40,6 +40,8 @@ pub(super) struct Watched {
     reaches: (Listener<u64>, Listener<u64>),
     /// Other accounts may have to be followed now.
     pub is_stale: bool,
+    /// The groups of users that the user belonged to when the client said what it wants.
+    pub memberships: Arc<[String]>,
 }
 
 /// Of the selected mailbox, whichever that is.
@@ -116,7 +118,8 @@ impl Watched {
         let events = groups.iter().fold(Events::NONE, |events, it| events.or(it.events));
         let reaches = (shard.shares.listen(), shard.reloads.listen());
         let (follows, own) = (Vec::new(), Vec::new());
-        Watched { selected, groups, events, follows, own, reaches, is_stale: false }
+        let (is_stale, memberships) = (false, Arc::default());
+        Watched { selected, groups, events, follows, own, reaches, is_stale, memberships }
     }
 
     /// As after NOTIFY NONE.
@@ -137,6 +140,11 @@ impl Watched {
     /// Those that are told of any mailbox but the selected one.
     pub(super) fn events(&self) -> Events {
         self.events
+    }
+
+    /// Whether mailboxes of accounts other than the user's own are watched.
+    pub(super) fn has_others(&self) -> bool {
+        self.follows.iter().any(|it| !it.reach.prefix.is_empty())
     }
 
     /// Whether anything but the selected mailbox is watched.

@@ -11,7 +11,7 @@ mod arrived;
 mod news;
 mod wishes;
 
-use std::{collections::BTreeSet, mem::take};
+use std::{collections::BTreeSet, mem::take, sync::Arc};
 
 use futures_lite::future::or;
 
@@ -46,6 +46,7 @@ impl Session {
         let namespace = Namespace::of(self)?;
         let (selected, groups) = wishes(self, &namespace, set)?;
         let mut watched = Watched::new(&self.channel.shard, Some(selected), groups);
+        watched.memberships = self.memberships();
         follow(&namespace, &mut watched).await?;
         // What has arrived until now is fetched as the client wanted it until now.
         self.tell_everything(false).await?;
@@ -111,6 +112,9 @@ impl Session {
             watched.own.clear();
             return Ok(());
         }
+        if self.is_in_other_groups() {
+            return self.overflow().await;
+        }
         let namespace = Namespace::of(self)?;
         let Some(watched) = &mut self.watched else { return Ok(()) };
         // Most shares are not this user's.
@@ -138,6 +142,24 @@ impl Session {
             true => self.follow_again(&namespace).await,
             false => Ok(()),
         }
+    }
+
+    /// Groups of users that the user belongs to now.
+    fn memberships(&self) -> Arc<[String]> {
+        let directory = &self.channel.shard.directory;
+        self.user.as_ref().map(|user| directory.groups_of_account(user.account)).unwrap_or_default()
+    }
+
+    /// Whether the user may look up other mailboxes of others than before without a change of any
+    /// of these, by being in other groups: nothing is known of each mailbox that he had.
+    fn is_in_other_groups(&mut self) -> bool {
+        let (memberships, has_notify) = (self.memberships(), self.has_notify());
+        let Some(watched) = self.watched.as_mut().filter(|it| it.is_stale) else { return false };
+        if watched.has_others() {
+            return has_notify && watched.memberships != memberships;
+        }
+        watched.memberships = memberships;
+        false
     }
 
     /// Whether another session has taken away a mailbox that this one has created or renamed,
