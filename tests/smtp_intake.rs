@@ -290,3 +290,50 @@ fn a_busy_shard_refuses_strangers_at_mail() {
     }
     assert_eq!(MailClass::ALL.map(|class| world.shards[0].load.accepted().of(class)), [1, 0, 1, 0]);
 }
+
+/// RFC 3030 brings NUL into mailboxes, whose readers do not get it: parts are encoded as those of
+/// APPEND are (RFC 3516 6), wherever the mailbox is. What has no encoding stays.
+#[test]
+fn parts_with_nul_are_encoded_for_mailboxes() {
+    let fields = "MIME-Version: 1.0\r\nContent-Type: image/x\r\n";
+    let label = |encoding| format!("{fields}Content-Transfer-Encoding: {encoding}\r\n\r\n");
+    // (octets, what is stored of them)
+    let large = "0123456789\0\n".repeat(60_000);
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &large);
+    let lines = encoded.as_bytes().chunks(76);
+    let lines = lines.map(|line| format!("{}\r\n", std::str::from_utf8(line).unwrap()));
+    let cases = [
+        (label("binary") + "\0\n\r", label("base64") + "AAoN\r\n"),
+        (label("binary") + &large, label("base64") + &lines.collect::<String>()),
+        (label("binary") + "a\nb", label("binary") + "a\nb"),
+        ("Subject: \0\r\n\r\n\0".to_owned(), "Subject: \0\r\n\r\n\0".to_owned()),
+        (label("x-uue") + "\0", label("x-uue") + "\0"),
+    ];
+    for recipients in RECIPIENTS {
+        for listener in [ListenerKind::Smtp, ListenerKind::Lmtp] {
+            let choices = Choices { listener, ..with_memory(1024 * KIB) };
+            let world = World::new(&Ground::new(), choices);
+            let mut client = world.client();
+            let hello = if listener == ListenerKind::Lmtp { "LHLO" } else { "EHLO" };
+            client.say(&format!("{hello} client.test\r\n"));
+            for (message, _) in &cases {
+                client.say("MAIL FROM:<carol@far.test> BODY=BINARYMIME\r\n");
+                for recipient in recipients {
+                    client.say(&format!("RCPT TO:<{recipient}>\r\n"));
+                }
+                client.say(&format!("BDAT {} LAST\r\n{message}VRFY x\r\n", message.len()));
+                let told = client.expect("252");
+                assert!(!told.contains("\r\n4") && !told.contains("\r\n5"), "{told}");
+            }
+            for (name, account) in [("alice", ALICE), ("bob", BOB)] {
+                let found = world.inbox(account);
+                let is_one = recipients.iter().any(|it| it.starts_with(name));
+                assert_eq!(found.len(), if is_one { cases.len() } else { 0 });
+                for (found, (_, expected)) in found.iter().zip(&cases) {
+                    assert!(found.ends_with(&format!("\r\n{expected}")), "{found:.900}");
+                }
+            }
+            assert_eq!(held(&world), [0, 0]);
+        }
+    }
+}

@@ -200,3 +200,27 @@ fn queued_mail_for_a_sub_address_goes_to_the_folder() {
     assert!(arrived && told.contains("Drafts (MESSAGES 1)"), "{told}");
     assert!(told.contains("Sent (MESSAGES 0)"), "{told}");
 }
+
+/// Mail with NUL that comes through the queue is stored as mail that came at once is.
+#[test]
+fn queued_mail_with_nul_is_encoded() {
+    let server = DemoServer::start_with(SMTP, &[]);
+    let mut smtp = dial(&server, SMTP, "EHLO client.test");
+    for recipient in ["<alice@demo.test>", "<alice@demo.test> NOTIFY=SUCCESS"] {
+        say(&mut smtp, "MAIL FROM:<x@y.test> BODY=BINARYMIME", "250 ");
+        say(&mut smtp, &format!("RCPT TO:{recipient}"), "250 ");
+        let message = "MIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\na\0";
+        say(&mut smtp, &format!("BDAT {} LAST\r\n{message}NOOP", message.len()), "250 2.0.0 Ok");
+    }
+    let mut imap = server.dial_from(Ipv4Addr::LOCALHOST, IMAP);
+    hear(&mut imap, "* OK");
+    say(&mut imap, "a LOGIN alice@demo.test demo", "a OK");
+    let mut told = String::new();
+    let arrived = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        say(&mut imap, "b EXAMINE INBOX", "b OK");
+        told = say(&mut imap, "c FETCH 1:* (BODY.PEEK[TEXT] BINARY.SIZE[1])", "c OK");
+        told.matches("BODY[TEXT] {6}\r\nYQA=\r\n BINARY.SIZE[1] 2)").count() == 2
+    });
+    assert!(arrived, "{told}");
+}

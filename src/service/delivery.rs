@@ -41,6 +41,7 @@ use crate::{
     store::{self, BodyWriter, Delivered, DeliveryId, DeliveryTarget, Partition, StoreError},
 };
 
+mod conversion;
 mod known;
 mod outgoing;
 mod posting;
@@ -138,6 +139,8 @@ const QUARANTINE_KEYWORD: &str = "$Junk";
 pub struct Delivery {
     shard: Rc<Shard>,
     summarizer: Summarizer,
+    /// There is NUL in the pushed octets.
+    has_nul: bool,
     /// The prologue, which goes before the pushed octets.
     prologue: Vec<u8>,
     /// Accounts whose copy goes to the Junk mailbox.
@@ -298,6 +301,7 @@ impl Delivery {
         let mut delivery = Delivery {
             shard: shard.clone(),
             summarizer: Summarizer::new(),
+            has_nul: false,
             prologue: Vec::new(),
             quarantined: Accounts::new(),
             posts: None,
@@ -433,6 +437,7 @@ impl Delivery {
             return;
         }
         self.summarizer.push(octets);
+        self.has_nul = self.has_nul || memchr::memchr(0, octets).is_some();
         let mut remote = false;
         for part in &mut self.parts {
             match &mut part.stage {

@@ -41,6 +41,8 @@ MESSAGES = {
     "8 bit": PLAIN + "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
              "Content-Transfer-Encoding: 8bit\r\n\r\nGr\u00f6\u00dfe \u4f60\u597d\r\n".encode(),
     "not UTF-8": PLAIN + b"\r\n" + bytes(range(1, 10)) + bytes(range(14, 256)) + b"\r\n",
+    # The mailbox gets it in base64, which is what is signed.
+    "NUL": PLAIN + b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\na\0b\r\n",
     "dots": PLAIN + b"\r\n.\r\n..\r\n.x\r\n",
     "folded fields": HEAD + b"References: <a@b>\r\n\t<c@d>\r\n  <e@f>\r\nCc:   x@demo.test ,\r\n"
                      b" \t y@demo.test  \r\n\r\nHello.\r\n",

@@ -109,6 +109,10 @@ impl LocalSession {
             delivery.quarantine(accounts().collect());
         }
         push(job, &mut delivery).await?;
+        // BODY=BINARYMIME may have waited in the queue as it came.
+        if delivery.is_to_lose_nul() {
+            Box::pin(delivery.lose_nul(&mut |_| {})).await;
+        }
         delivery.finish_once(delivery_id(job.id)).await
     }
 

@@ -110,6 +110,21 @@ impl Passage {
         }
     }
 
+    /// The message is written again before it is signed. `binary`: it came as BODY=BINARYMIME.
+    async fn lose_nul(&mut self, delivery: &mut Delivery, binary: bool) {
+        let mut text = None;
+        let has_signer = self.signature.is_some();
+        let written = &mut |octets: &[u8]| {
+            if has_signer {
+                text.get_or_insert_with(|| SignedText::new(binary)).push(octets);
+            }
+        };
+        delivery.lose_nul(written).await;
+        if let (Some((_, signed)), Some(text)) = (self.signature.as_deref_mut(), text) {
+            *signed = text;
+        }
+    }
+
     async fn pass_rewritten(&mut self, delivery: &mut Delivery, octets: &[u8]) {
         if let Some((_, text)) = self.signature.as_deref_mut() {
             text.push(octets);
@@ -422,6 +437,11 @@ impl Envelope {
             Err(refusal) => Err(refusal),
             Ok(disposition) => {
                 self.dispose(disposition);
+                // The policy has seen what came, and signatures of what came.
+                if self.disposition != Disposition::Discard && delivery.is_to_lose_nul() {
+                    let binary = self.asked.is_binary();
+                    Box::pin(self.passage.lose_nul(&mut delivery, binary)).await;
+                }
                 let signed = self.signed(shard).await;
                 let prologue = self.prologue(shard, session, connection, &ruling.fields, &signed);
                 if self.queued().next().is_some() {
@@ -646,6 +666,11 @@ struct Asked {
 }
 
 impl Asked {
+    /// BODY=BINARYMIME.
+    fn is_binary(&self) -> bool {
+        self.parameters.body == BodyKind::BinaryMime
+    }
+
     fn of(parameters: &MailParameters<'_>, now: Timestamp) -> Asked {
         let deliver_by = parameters.deliver_by.map(|by| {
             let offset = i64::from(by.seconds).saturating_mul(1_000_000);
