@@ -407,7 +407,7 @@ Groups, aliases, access lists by name and settings that name an address are not 
 that name the old one or the new one are noted.
 
 Example:
-  ringmail user rename bob@example.org robert@example.org --config ringmail.toml")]
+  ringmail user rename bob@example.org rob@example.org --config ringmail.toml")]
     Rename {
         /// The account's address, e.g. bob@example.org
         address: String,

@@ -62,6 +62,10 @@ pub enum UsersFileError {
     InvalidAddress { address: String, what: &'static str },
     #[error("account {0} exists: \"ringmail user passwd\" changes its password")]
     AccountExists(String),
+    #[error("the account has the address {0} already")]
+    SameAddress(String),
+    #[error("{0} is the address of another account")]
+    AddressTaken(String),
     #[error("no account {0}")]
     NoSuchAccount(String),
     #[error("account {0} is {1}: only the number of one that was removed can be given again")]
@@ -270,8 +274,10 @@ impl UsersFile {
         let Some(&line) = self.by_address.get(&address) else {
             return Err(UsersFileError::NoSuchAccount(address));
         };
-        if self.by_address.contains_key(&new) {
-            return Err(UsersFileError::AccountExists(new));
+        match self.by_address.get(&new) {
+            Some(found) if *found == line => return Err(UsersFileError::SameAddress(new)),
+            Some(_) => return Err(UsersFileError::AddressTaken(new)),
+            None => {}
         }
         let Some(Line::User(user)) = self.lines.get_mut(line) else {
             return Err(UsersFileError::NoSuchAccount(address));
@@ -598,8 +604,8 @@ mod tests {
         let text = |error: UsersFileError| error.to_string();
         for (from, to, why) in [
             ("b@demo.test", "x@demo.test", "no account b@demo.test"),
-            ("a@demo.test", "new@demo.test", "account new@demo.test exists"),
-            ("a@demo.test", "a@demo.test", "account a@demo.test exists"),
+            ("a@demo.test", "new@demo.test", "new@demo.test is the address of another account"),
+            ("a@demo.test", "A@demo.test", "the account has the address a@demo.test already"),
             ("a@demo.test", "x y@demo.test", "x y@demo.test: an account's address"),
         ] {
             let said = file.rename(from, to).map_err(text).unwrap_err();

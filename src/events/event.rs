@@ -313,15 +313,19 @@ events! {
     /// The configuration, users and certificates were read again. `settings`: those that changed,
     /// and `needs_restart` those of them that a reload leaves as they are.
     Administration / "reloaded" / Reloaded {
-        users: u64, added: u64, removed: u64, changed: u64, aliases: u64, groups: u64,
+        users: u64, added: u64, removed: u64, renamed: u64, changed: u64, aliases: u64, groups: u64,
         settings: Option<&'a str>, needs_restart: Option<&'a str>,
     }
     /// Reading them again failed; the old ones stay in force.
     Administration / "reload_failed" / ReloadFailed { reason: &'a str, }
-    /// A reload added an account, or gave it a new address.
+    /// A reload added an account.
     Administration / "user_added" / UserAdded { account: AccountId, address: &'a str, }
     Administration / "user_removed" / UserRemoved { account: AccountId, address: &'a str, }
-    /// A reload changed an account's password.
+    /// A reload gave an account another address; `before`: the one that it had.
+    Administration / "user_renamed" / UserRenamed {
+        account: AccountId, address: &'a str, before: &'a str,
+    }
+    /// A reload changed an account's password, keys or application passwords.
     Administration / "user_changed" / UserChanged { account: AccountId, address: &'a str, }
     /// The access list of a mailbox was changed, by `cause`: `user`, over IMAP; `operator`, with
     /// the uid of the caller; `account_removed`. Without `account` the mailbox is a public one.

@@ -31,23 +31,25 @@ pub(super) fn tell(
     let (old_ids, new_ids) = (by_id(before), by_id(after));
     let old = |user: &User| old_ids.get(&user.id).and_then(|index| before.users().get(*index));
     let mut told = Vec::new();
-    let (mut added, mut removed, mut changed) = (0, 0, 0);
+    let (mut added, mut removed, mut renamed, mut changed) = (0, 0, 0, 0);
     for user in after.users() {
         let (account, address) = (user.id, user.address.as_str());
         match old(user) {
-            // Another address belongs to another account's name: the old one is reported as
-            // removed.
-            Some(old) if old.address == user.address => {
-                if old.hash != user.hash {
+            None => name(&mut told, &mut added, Event::UserAdded { account, address }),
+            Some(old) => {
+                let before = old.address.as_str();
+                if before != address {
+                    let event = Event::UserRenamed { account, address, before };
+                    name(&mut told, &mut renamed, event);
+                }
+                if (&old.hash, &old.keyring) != (&user.hash, &user.keyring) {
                     name(&mut told, &mut changed, Event::UserChanged { account, address });
                 }
             }
-            _ => name(&mut told, &mut added, Event::UserAdded { account, address }),
         }
     }
     for user in before.users() {
-        let new = new_ids.get(&user.id).and_then(|index| after.users().get(*index));
-        if new.is_none_or(|new| new.address != user.address) {
+        if !new_ids.contains_key(&user.id) {
             let (account, address) = (user.id, user.address.as_str());
             name(&mut told, &mut removed, Event::UserRemoved { account, address });
         }
@@ -58,6 +60,7 @@ pub(super) fn tell(
         users,
         added,
         removed,
+        renamed,
         changed,
         aliases: after.alias_count() as u64,
         groups: after.group_count() as u64,
@@ -102,6 +105,7 @@ mod tests {
         for number in 0..NAMED_MAX + 5 {
             file.add(&format!("n{number}@example.org"), hash.clone()).unwrap();
         }
+        file.rename("c@example.org", "d@example.org").unwrap();
         let after = snapshot(&file);
         let (sender, queue) = queue(Kind::ALL.into_iter().collect());
         let settings = SettingsChanged { in_force: &["domains", "route.to"], pending: &[] };
@@ -113,10 +117,11 @@ mod tests {
         let lines = String::from_utf8(lines).unwrap();
         let count = |name: &str| lines.matches(&format!("\"event\":\"{name}\"")).count();
         assert_eq!((count("user_added"), count("user_removed")), (NAMED_MAX, 1));
-        assert_eq!(count("user_changed"), 1);
+        assert_eq!((count("user_changed"), count("user_renamed")), (1, 1));
+        assert!(lines.contains("\"address\":\"d@example.org\",\"before\":\"c@example.org\""));
         let sum = format!(
-            "\"users\":{},\"added\":{},\"removed\":1,\"changed\":1,\"aliases\":0,\"groups\":0,\
-             \"settings\":\"domains, route.to\"}}",
+            "\"users\":{},\"added\":{},\"removed\":1,\"renamed\":1,\"changed\":1,\"aliases\":0,\
+             \"groups\":0,\"settings\":\"domains, route.to\"}}",
             2 + NAMED_MAX + 5,
             NAMED_MAX + 5
         );

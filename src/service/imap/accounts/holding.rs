@@ -26,6 +26,8 @@ use crate::{
 
 /// Names looked at before other sessions get their turn.
 const NAMES_PER_TURN: usize = 256;
+/// The same of names of which something else is asked: what became of each by some hundred renames.
+const ASKED_PER_TURN: usize = 16;
 
 /// The account, and who asks.
 #[derive(Clone)]
@@ -275,7 +277,7 @@ impl Holding {
         let above = format!("{name}{SEPARATOR}");
         let mut after = above.clone();
         loop {
-            let names = self.account.names_after(Some(&after), Names::Existing, NAMES_PER_TURN);
+            let names = self.account.names_after(Some(&after), Names::Existing, ASKED_PER_TURN);
             for name in &names {
                 if !name.starts_with(&above) {
                     return true;
