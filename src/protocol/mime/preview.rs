@@ -342,7 +342,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ascii_is_shown_as_any_text(pieces in vec("[ab> \t\r\n\x00\x7f]{0,60}|a{150,250}", 0..8)) {
+        fn ascii_is_shown_as_any_text(
+            pieces in vec("[ab> \t\r\n\x00\x7f]{0,60}|a{150,250}", 0..8),
+        ) {
             let mut summarizer = Summarizer::new();
             summarizer.push(b"Subject: x\r\n\r\n");
             let summary = summarizer.finish();
