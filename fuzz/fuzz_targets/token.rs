@@ -26,7 +26,7 @@ impl TokenServer for Silent {
     }
 
     fn introspect(&self, _: &str) -> Option<LocalFuture<'static, Result<String, TokenError>>> {
-        Some(Box::pin(async { Err(TokenError::Refused) }))
+        Some(Box::pin(async { Err(TokenError::Refused("it is not known")) }))
     }
 }
 
