@@ -528,10 +528,17 @@ fn annotations_are_told_without_an_owner_that_has_gone() {
     let mut case = Case::new(&kit, ("bob", "alice"));
     case.grant("box", "lr");
     case.world.shards[1].mesh.close();
+    // Of her the session hears behind bob, whose shard has gone.
+    let mut next = case.world.log_in("carol");
+    next.done("CREATE box");
+    next.done("SETACL box alice@demo.test lr");
+    case.world.settle();
     case.user.done("ENABLE METADATA METADATA-SERVER");
-    let mut other = case.world.log_in("alice");
-    other.done("SETMETADATA INBOX (/private/comment \"x\")");
-    assert!(case.user.done("NOOP").starts_with("* METADATA INBOX /private/comment\r\n"));
+    next.done("SETMETADATA box (/shared/comment \"x\")");
+    case.world.settle();
+    let told = case.user.done("NOOP");
+    let expected = "* METADATA \"Other Users/carol@demo.test/box\" /shared/comment\r\n";
+    assert!(told.starts_with(expected), "{told}");
 }
 
 /// What came before another NOTIFY is fetched as the one before wanted it, and what comes behind it
@@ -557,6 +564,29 @@ fn messages_are_fetched_as_the_client_wanted_when_they_came() {
     let told = self::told(&world, &mut client);
     assert!(told.contains("* 2 FETCH (UID 2 RFC822.SIZE "), "{told}");
     assert!(!told.contains("* 1 FETCH"), "{told}");
+}
+
+/// Messages that come while others are fetched, which takes a change of `\Seen` that waits for the
+/// disk, are fetched once, and without a further event.
+#[test]
+fn messages_that_come_during_a_fetch_are_fetched() {
+    let kit = Kit::of(&USERS);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let (mut client, mut other) = (world.log_in("alice"), world.log_in("alice"));
+    client.done("SELECT INBOX");
+    client.done("NOTIFY SET (selected (MessageNew (BODY[TEXT]) MessageExpunge FlagChange))");
+    for round in 0..20 {
+        let first = 2 * round + 1;
+        // The first one is being fetched when the second one is stored.
+        append(&mut other, "INBOX");
+        other.say("a APPEND INBOX {4+}\r\n\r\nyy\r\n");
+        let told = self::told(&world, &mut client);
+        for number in [first, first + 1] {
+            let begin = format!("* {number} FETCH ");
+            let mut lines = told.lines().filter(|line| line.starts_with(&begin));
+            assert!(lines.any(|line| line.contains("BODY[TEXT]")), "{number}: {told}");
+        }
+    }
 }
 
 /// A rename of its own a client knows of, and is told of another one that happened meanwhile.
