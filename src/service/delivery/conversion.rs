@@ -27,17 +27,18 @@ impl Delivery {
         self.has_nul && self.parts.iter().any(for_mailbox)
     }
 
-    /// Writes the complete message without NUL, and to `written`, too, if it can be.
+    /// Writes the complete message without NUL, and to `written`, too, if it can be. False if it
+    /// stays as it is, whatever was written.
     ///
     /// To be called before its prologue is set.
-    pub async fn lose_nul(&mut self, written: &mut dyn FnMut(&[u8])) {
-        let Some(plan) = self.plan().await else { return };
+    pub async fn lose_nul(&mut self, written: &mut dyn FnMut(&[u8])) -> bool {
+        let Some(plan) = self.plan().await else { return false };
         let mut converted = self.begin_again();
         let (mut rewriter, mut out) = (Rewriter::new(&plan), Vec::new());
         let mut offset = 0;
         loop {
             // Where nothing can be read nothing can be stored either.
-            let Ok(piece) = self.read(offset).await else { return };
+            let Ok(piece) = self.read(offset).await else { return false };
             if piece.is_empty() {
                 break;
             }
@@ -54,6 +55,7 @@ impl Delivery {
         written(&out);
         converted.push(&out).await;
         *self = converted;
+        true
     }
 
     /// What is to be done with its parts; `None` if it stays as it is.

@@ -119,8 +119,10 @@ impl Passage {
                 text.get_or_insert_with(|| SignedText::new(binary)).push(octets);
             }
         };
-        delivery.lose_nul(written).await;
-        if let (Some((_, signed)), Some(text)) = (self.signature.as_deref_mut(), text) {
+        // What was read in part only is not what is stored.
+        if delivery.lose_nul(written).await
+            && let (Some((_, signed)), Some(text)) = (self.signature.as_deref_mut(), text)
+        {
             *signed = text;
         }
     }
