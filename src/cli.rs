@@ -390,21 +390,12 @@ pub enum UserVerb {
     #[command(after_help = "\
 Examples (the first asks for the password):
   ringmail user add alice@example.org --config ringmail.toml
-  printf 'secret\\n' | ringmail user add bob@example.org --config ringmail.toml
-
-The mail of an account that was removed, number 7, gets a log-in again:
-  ringmail user add alice@example.org --account 7 --config ringmail.toml")]
-    Add {
-        #[command(flatten)]
-        arguments: PasswordArguments,
-        /// The number of a removed account, whose mail it gets
-        #[arg(long, value_name = "NUMBER")]
-        account: Option<u64>,
-    },
+  printf 'secret\\n' | ringmail user add bob@example.org --config ringmail.toml")]
+    Add(PasswordArguments),
     /// Give an account another address: mail, folders and rights stay its own
     #[command(after_help = "\
-Groups, aliases, access lists by name and settings that name an address are not changed; those \
-that name the old one or the new one are noted.
+Groups, aliases, access lists by name and settings that name an address are not changed; lines of \
+files that name the old one or the new one are noted.
 
 Example:
   ringmail user rename bob@example.org rob@example.org --config ringmail.toml")]

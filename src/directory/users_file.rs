@@ -68,10 +68,6 @@ pub enum UsersFileError {
     AddressTaken(String),
     #[error("no account {0}")]
     NoSuchAccount(String),
-    #[error("account {0} is {1}: only the number of one that was removed can be given again")]
-    NumberTaken(AccountId, String),
-    #[error("there was no account {0}: leave --account out to get a new number")]
-    NoSuchNumber(AccountId),
     #[error("no application password {0:?}")]
     NoSuchAppPassword(String),
     #[error(transparent)]
@@ -242,30 +238,6 @@ impl UsersFile {
         self.next_id += 1;
         self.insert(User::new(id, address, secret.into()));
         Ok(id)
-    }
-
-    /// Gives the number of an account that was removed a log-in again, and with it its mail.
-    ///
-    /// # Errors
-    /// It is another account's, or never was one.
-    pub fn restore(
-        &mut self,
-        id: AccountId,
-        address: &str,
-        secret: impl Into<Secret>,
-    ) -> Result<(), UsersFileError> {
-        let address = canonical(address)?;
-        if self.by_address.contains_key(&address) {
-            return Err(UsersFileError::AccountExists(address));
-        }
-        if let Some(user) = self.users().find(|user| user.id == id) {
-            return Err(UsersFileError::NumberTaken(id, user.address.clone()));
-        }
-        if id.0 == 0 || id.0 >= self.next_id {
-            return Err(UsersFileError::NoSuchNumber(id));
-        }
-        self.insert(User::new(id, address, secret.into()));
-        Ok(())
     }
 
     /// Gives an account another address. Everything else of it stays.
@@ -595,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_gets_another_address_and_a_removed_one_its_number() {
+    fn an_account_gets_another_address() {
         let mut file = UsersFile::new();
         for name in ["a", "b", "c"] {
             file.add(&format!("{name}@demo.test"), Secret::demo()).unwrap();
@@ -616,20 +588,6 @@ mod tests {
         };
         let named = |number, name: &str| (number, format!("{name}@demo.test"));
         assert_eq!(all(&file), [named(1, "a"), named(2, "new"), named(3, "c")]);
-        assert_eq!(all(&UsersFile::parse(&file.render(), Path::new("f")).unwrap()), all(&file));
-        file.remove("new@demo.test").unwrap();
-        for (id, address, why) in [
-            (3, "b@demo.test", "account 3 is c@demo.test"),
-            (4, "b@demo.test", "there was no account 4"),
-            (0, "b@demo.test", "there was no account 0"),
-            (2, "a@demo.test", "account a@demo.test exists"),
-        ] {
-            let said = file.restore(AccountId(id), address, Secret::demo()).map_err(text);
-            assert!(said.clone().unwrap_err().starts_with(why), "{said:?}");
-        }
-        file.restore(AccountId(2), "b@demo.test", Secret::demo()).unwrap();
-        assert_eq!(all(&file), [named(1, "a"), named(3, "c"), named(2, "b")]);
-        assert_eq!(file.add("d@demo.test", Secret::demo()).unwrap(), AccountId(4));
         assert_eq!(all(&UsersFile::parse(&file.render(), Path::new("f")).unwrap()), all(&file));
     }
 

@@ -17,7 +17,7 @@ use ringmail::{
         aliases_naming, groups_naming, lock_name, parse_import,
     },
     events::rfc3339,
-    model::{AccountId, Timestamp},
+    model::Timestamp,
     runtime::{
         folder::Folder,
         host,
@@ -37,7 +37,7 @@ pub fn user(verb: UserVerb) -> Result<()> {
     // Passwords are typed here.
     host::forbid_core_dumps().context("cannot turn core dumps off")?;
     match verb {
-        UserVerb::Add { arguments, account } => add(&arguments, account),
+        UserVerb::Add(arguments) => add(&arguments),
         UserVerb::Rename { address, new, dry_run, place } => {
             rename(&address, &new, dry_run, &place)
         }
@@ -152,15 +152,12 @@ impl EditError {
     }
 }
 
-fn add(arguments: &PasswordArguments, number: Option<u64>) -> Result<()> {
+fn add(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
     // Before a password is typed for nothing.
     UsersFile::check_address(&arguments.address)?;
     let secret = secret(&read_password(arguments)?, None)?;
-    let id = accounts.edit(|file| match number.map(AccountId) {
-        Some(id) => Ok(file.restore(id, &arguments.address, secret).map(|()| id)?),
-        None => Ok(file.add(&arguments.address, secret)?),
-    })?;
+    let id = accounts.edit(|file| Ok(file.add(&arguments.address, secret)?))?;
     print_line(format_args!("added {} (account {id})", arguments.address))?;
     note_foreign_domain(&arguments.address, &arguments.place)?;
     note_names(&arguments.address, &arguments.place, Named::Already)
