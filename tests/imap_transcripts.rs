@@ -63,7 +63,7 @@ fn cut_in_two(entry: usize) {
     for file in files() {
         let octets = file.client_octets();
         // Odd, so that cuts are not all at the same places of lines.
-        let step = if octets > 4 * CUTS { octets / CUTS | 1 } else { 4 };
+        let step = if octets > 4 * CUTS { (octets / CUTS) | 1 } else { 4 };
         for position in (1 + entry..octets).step_by(step) {
             play(&kit, &file, Split::At(position), entry);
         }
