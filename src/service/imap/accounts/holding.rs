@@ -387,7 +387,9 @@ impl Holding {
             self.check_take(name, mailbox, above)?;
             self.check_create(above_target)
         };
+        let levels = access::public_levels_to_make(&self.account, target);
         self.account.rename_mailbox_if(name, target, may).await?;
+        levels.iter().for_each(|level| self.tell_public(level, PublicNews::Created));
         self.tell_public(target, PublicNews::Renamed(name));
         Ok(())
     }
